@@ -1,0 +1,206 @@
+"""The Vision Transformer encoder (Dosovitskiy et al. 2021, with the details of He et al. 2022).
+
+Pre-norm blocks, LayerNorm eps 1e-6, exact GELU, QKV bias, a CLS token and fixed 2-D sin-cos position codes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+LAYER_NORM_EPSILON = 1e-6
+
+xavier_uniform = nn.initializers.xavier_uniform()
+token_init = nn.initializers.normal(stddev=0.02)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Variant:
+    """The sizes of an encoder."""
+
+    width: int
+    depth: int
+    num_heads: int
+    patch_size: int
+    projection: int
+    """Width of the CARB projector's output that goes with it (method.md: 64, 128, 256 for T, S, B)."""
+
+
+_SIZES = {
+    "XXS": {"width": 48, "depth": 4, "num_heads": 2, "projection": 32},
+    "XS": {"width": 96, "depth": 6, "num_heads": 3, "projection": 64},
+    "T": {"width": 192, "depth": 12, "num_heads": 3, "projection": 64},
+    "S": {"width": 384, "depth": 12, "num_heads": 6, "projection": 128},
+    "B": {"width": 768, "depth": 12, "num_heads": 12, "projection": 256},
+}
+
+
+def variant(name: str) -> Variant:
+    """Sizes of a named encoder: `"S/8"` is DeiT-S with patches of 8x8 pixels.
+
+    T, S and B are DeiT's tiny, small and base; XS and XXS are for CPUs and tests.
+
+    Raises:
+      ValueError: the name is not `SIZE/PATCH` with a known size.
+    """
+    size, _, patch = name.partition("/")
+    if size not in _SIZES or not patch.isdigit() or int(patch) < 1:
+        raise ValueError(f"unknown encoder {name!r}: use SIZE/PATCH, e.g. 'S/8', with SIZE one of {list(_SIZES)}")
+    return Variant(patch_size=int(patch), **_SIZES[size])
+
+
+def sincos_position_code(width: int, rows: int, columns: int) -> np.ndarray:
+    """Fixed 2-D sin-cos position code `[rows * columns, width]`, float32 (He et al. 2022, reference code).
+
+    The first half of the width codes x, the second y; in each the sines come before the cosines, at frequencies
+    `1 / 10000^(i / (width / 4))`.
+
+    Raises:
+      ValueError: width is not a multiple of 4.
+    """
+    if width % 4:
+        raise ValueError(f"a 2-D sin-cos position code needs a width that is a multiple of 4, not {width}")
+    frequencies = 1.0 / 10000.0 ** (np.arange(width // 4, dtype=np.float64) / (width // 4))
+    y, x = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
+
+    def code(position: np.ndarray) -> np.ndarray:
+        angles = position.reshape(-1, 1) * frequencies
+        return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+    return np.concatenate([code(x), code(y)], axis=1).astype(np.float32)
+
+
+def patchify(images: Float[Array, "b h w c"], patch_size: int) -> Float[Array, "b n p"]:
+    """Cuts images into patches, row by row; a patch is flattened as (row, column, channel)."""
+    b, h, w, c = images.shape
+    if h % patch_size or w % patch_size:
+        raise ValueError(f"an image of {h}x{w} pixels does not divide into patches of {patch_size}x{patch_size}")
+    rows, columns = h // patch_size, w // patch_size
+    patches = images.reshape(b, rows, patch_size, columns, patch_size, c)
+    return patches.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows * columns, patch_size * patch_size * c)
+
+
+def unpatchify(patches: Float[Array, "b n p"], patch_size: int, rows: int) -> Float[Array, "b h w c"]:
+    """Puts patches back together: the inverse of `patchify` for an image of `rows` rows of patches."""
+    b, n, p = patches.shape
+    columns, c = n // rows, p // patch_size**2
+    images = patches.reshape(b, rows, columns, patch_size, patch_size, c)
+    return images.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows * patch_size, columns * patch_size, c)
+
+
+def dense(features: int, name: str | None = None, dtype: DTypeLike = jnp.float32) -> nn.Dense:
+    """A linear layer as MAE initialises it: xavier-uniform weights, zero bias."""
+    return nn.Dense(features, kernel_init=xavier_uniform, dtype=dtype, name=name)
+
+
+def layer_norm(name: str | None = None, dtype: DTypeLike = jnp.float32) -> nn.LayerNorm:
+    return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=dtype, name=name)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; queries, keys and values come from one linear layer with bias."""
+
+    num_heads: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: Float[Array, "b t d"]) -> tuple[Float[Array, "b t d"], Float[Array, "b h t"]]:
+        """Returns the attended tokens, and each head's scaled logits of the CLS query (token 0) for all keys."""
+        b, t, width = tokens.shape
+        if width % self.num_heads:
+            raise ValueError(f"a width of {width} does not divide into {self.num_heads} heads")
+        qkv = dense(3 * width, "qkv", self.dtype)(tokens).reshape(b, t, 3, self.num_heads, width // self.num_heads)
+        query, key, value = qkv[:, :, 0] / np.sqrt(qkv.shape[-1]), qkv[:, :, 1], qkv[:, :, 2]
+        logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
+        attention = nn.softmax(logits).astype(self.dtype)
+        attended = jnp.einsum("bhqk,bkhd->bqhd", attention, value).reshape(b, t, width)
+        return dense(width, "out", self.dtype)(attended), logits[:, :, 0]
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block."""
+
+    num_heads: int
+    mlp_ratio: float = 4.0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: Float[Array, "b t d"]) -> tuple[Float[Array, "b t d"], Float[Array, "b h t"]]:
+        """Returns the tokens, and the CLS query's logits of `Attention`."""
+        width = tokens.shape[-1]
+        attended, cls_logits = Attention(self.num_heads, self.dtype, name="attention")(
+            layer_norm("norm_attention", self.dtype)(tokens)
+        )
+        tokens = tokens + attended
+        hidden = dense(int(self.mlp_ratio * width), "mlp_in", self.dtype)(layer_norm("norm_mlp", self.dtype)(tokens))
+        return tokens + dense(width, "mlp_out", self.dtype)(nn.gelu(hidden, approximate=False)), cls_logits
+
+
+class ViT(nn.Module):
+    """A ViT encoder without a head. Use `embed`, `layers` and `normalise` to run a part of it."""
+
+    width: int
+    depth: int
+    num_heads: int
+    patch_size: int
+    mlp_ratio: float = 4.0
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        self.patch_projection = dense(self.width, dtype=self.dtype)
+        self.cls_token = self.param("cls_token", token_init, (1, 1, self.width))
+        self.blocks = [Block(self.num_heads, self.mlp_ratio, self.dtype) for _ in range(self.depth)]
+        self.norm = layer_norm(dtype=self.dtype)
+
+    def embed(
+        self, images: Float[Array, "b h w c"], keep: Int[Array, "b k"] | None = None
+    ) -> Float[Array, "b 1+k d"]:
+        """Patch embeddings with their position codes, CLS first; `keep` selects patches (all of them without it)."""
+        rows, columns = images.shape[1] // self.patch_size, images.shape[2] // self.patch_size
+        positions = jnp.asarray(sincos_position_code(self.width, rows, columns))[None]
+        patches = patchify(images, self.patch_size)
+        if keep is not None:
+            patches = jnp.take_along_axis(patches, keep[..., None], axis=1)
+            positions = positions[0][keep]
+        tokens = self.patch_projection(patches) + positions.astype(self.dtype)
+        cls_token = jnp.broadcast_to(self.cls_token.astype(self.dtype), (len(images), 1, self.width))
+        return jnp.concatenate([cls_token, tokens], axis=1)
+
+    def layers(
+        self, tokens: Float[Array, "b t d"], first: int, last: int
+    ) -> tuple[Float[Array, "b t d"], Float[Array, "b h t"]]:
+        """Runs layers `first` to `last` (counted from 1, both included); with the CLS logits of layer `last`.
+
+        Raises:
+          ValueError: the layers are not in the encoder.
+        """
+        if not 1 <= first <= last <= self.depth:
+            raise ValueError(f"layers {first} to {last} asked of an encoder that has layers 1 to {self.depth}")
+        for block in self.blocks[first - 1 : last]:
+            tokens, cls_logits = block(tokens)
+        return tokens, cls_logits
+
+    def normalise(self, tokens: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        """The last LayerNorm, which the features come from."""
+        return self.norm(tokens)
+
+    def __call__(
+        self, images: Float[Array, "b h w c"], keep: Int[Array, "b k"] | None = None, *, intermediates: bool = False
+    ) -> Float[Array, "b 1+k d"] | tuple[Float[Array, "b 1+k d"], dict[str, Array]]:
+        """Encodes images (normalised, not raw pixels).
+
+        With `intermediates` also returns a dict: `embedded`, `layer_1` ... `layer_<depth>` (tokens after that layer,
+        before the last LayerNorm) and `cls_logits_1` ... (the CLS query's scaled logits `[B, heads, 1 + N]`).
+        """
+        tokens = self.embed(images, keep)
+        seen = {"embedded": tokens}
+        for layer in range(1, self.depth + 1):
+            tokens, seen[f"cls_logits_{layer}"] = self.layers(tokens, layer, layer)
+            seen[f"layer_{layer}"] = tokens
+        tokens = self.normalise(tokens)
+        return (tokens, seen) if intermediates else tokens
