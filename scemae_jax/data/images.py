@@ -1,0 +1,159 @@
+"""Image files of any kind, brought with their landmarks to the 136x136 RGB JPEGs that the datasets hold.
+
+Plain Pillow and NumPy: dataset builders use this without JAX or TensorFlow.
+"""
+
+import io
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO, NamedTuple, TypeVar
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image, ImageOps
+
+SIZE = 136
+"""Width and height of a prepared image, in pixels."""
+
+MAX_PIXELS = 64_000_000
+"""Largest image that is decoded: 64 megapixels, about 200 MB as RGB."""
+
+BACKGROUND = (128, 128, 128)
+"""Mid-grey, close to 0 once normalised: fills padding and shows through transparent pixels."""
+
+_FORMATS = ("JPEG", "PNG", "WEBP")
+_EXIF_ORIENTATION = 0x0112
+
+_Task = TypeVar("_Task")
+_Result = TypeVar("_Result")
+
+
+class DatasetError(ValueError):
+    """The data cannot be used as it is; the message names the file, the row where there is one, and why."""
+
+
+class UnreadableImage(DatasetError):
+    """An image file that cannot be decoded: truncated, corrupt, or neither JPEG, PNG nor WebP."""
+
+
+class Cut(NamedTuple):
+    """The part to keep of images that all have one size."""
+
+    size: tuple[int, int]
+    """(width, height) that every image must have, in pixels."""
+    box: tuple[int, int, int, int]
+    """(left, top, right, bottom) of the part kept, in pixels, right and bottom exclusive."""
+
+
+def prepare_face(
+    source: BinaryIO, landmarks: Float[np.ndarray, "L 2"], *, name: str, cut: Cut | None = None
+) -> tuple[bytes, Float[np.ndarray, "L 2"]]:
+    """Brings one image file and its landmarks to 136x136.
+
+    The image is turned upright (EXIF), cut if asked, scaled (bilinear with antialiasing, as prior work) until
+    its longer side is 136, and centred on a mid-grey square: padding loses nothing that a centre crop would.
+    Landmarks follow: `x' = x * scale + offset`. 16-bit grey is scaled to 8 bits; transparency shows mid-grey.
+    A JPEG that is 136x136, RGB and upright already is returned byte for byte.
+
+    Args:
+      source: the image file, open for binary reading and seekable.
+      landmarks: (x, y) in pixels of the upright, uncut image, origin at the top left; NaN where not
+        annotated.
+      name: what errors call this image (its file, and the row of its annotation).
+      cut: the part of the image to keep; None keeps all of it.
+
+    Returns:
+      The JPEG file (quality 95, colour at full resolution) and the landmarks in its pixels, float32.
+
+    Raises:
+      UnreadableImage: the image cannot be decoded.
+      DatasetError: it has more than 64 megapixels (read from its header, before decoding) or another size
+        than `cut` says, or a landmark lies further outside it than its own width or height.
+    """
+    try:
+        image = Image.open(source, formats=_FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DatasetError(_too_large(name, str(error))) from error
+    except Exception as error:  # Pillow's parsers raise OSError, SyntaxError, struct.error and others
+        raise UnreadableImage(f"{name}: cannot be read as JPEG, PNG or WebP; replace or remove it") from error
+    if image.width * image.height > MAX_PIXELS:
+        raise DatasetError(_too_large(name, f"{image.width}x{image.height} pixels"))
+
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+        width, height = (image.height, image.width) if orientation in (5, 6, 7, 8) else image.size
+        is_prepared = image.format == "JPEG" and image.mode == "RGB" and orientation not in range(2, 9)
+        is_prepared = is_prepared and cut is None and image.size == (SIZE, SIZE)
+        # Lets the JPEG decoder itself shrink by 2, 4 or 8, to no less than twice the size asked for.
+        if cut is None:
+            image.draft(None, (2 * SIZE, 2 * SIZE))
+        image.load()
+        upright = _eight_bit(ImageOps.exif_transpose(image))
+    except Exception as error:  # as above, for the decoders
+        raise UnreadableImage(f"{name}: cannot be decoded ({error}); replace or remove it") from error
+
+    if cut is not None and (width, height) != cut.size:
+        raise DatasetError(f"{name}: is {width}x{height} pixels; expected {cut.size[0]}x{cut.size[1]}")
+    _check_inside(landmarks, width, height, name)
+    if is_prepared:
+        source.seek(0)
+        return source.read(), landmarks.astype(np.float32)
+
+    if cut is not None:
+        left, top, right, bottom = cut.box
+        upright, landmarks = upright.crop(cut.box), landmarks - np.array([left, top])
+        width, height = right - left, bottom - top
+    scaled = [max(1, round(side * SIZE / max(width, height))) for side in (width, height)]
+    offset = [(SIZE - side) // 2 for side in scaled]
+    small = upright.resize(scaled, Image.Resampling.BILINEAR)
+    canvas = Image.new("RGB", (SIZE, SIZE), BACKGROUND)
+    canvas.paste(small, tuple(offset), small if small.mode == "RGBA" else None)
+    jpeg = io.BytesIO()
+    canvas.save(jpeg, format="JPEG", quality=95, subsampling=0)
+    moved = landmarks * (np.array(scaled) / (width, height)) + offset
+    return jpeg.getvalue(), moved.astype(np.float32)
+
+
+def in_threads(function: Callable[[_Task], _Result], tasks: Iterable[_Task]) -> Iterator[_Result]:
+    """Yields `function(task)` in the order of the tasks, computed on all cores and only a little ahead.
+
+    Threads suffice: Pillow releases the interpreter lock while it decodes, resizes and encodes.
+    """
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        ahead = deque()
+        for task in tasks:
+            ahead.append(pool.submit(function, task))
+            if len(ahead) > 4 * workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def _too_large(name: str, size: str) -> str:
+    limit = f"at most {MAX_PIXELS // 10**6} megapixels"
+    return f"{name}: too large to decode safely ({size}; {limit}); shrink it first"
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """RGB, or RGBA where the image has transparency."""
+    if image.mode.startswith(("I", "F")):  # 16-bit grey, which Pillow would clip at 255 instead of scaling
+        grey = np.asarray(image, dtype=np.float32) / 257
+        return Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8)).convert("RGB")
+    is_transparent = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+    return image.convert("RGBA" if is_transparent else "RGB")
+
+
+def _check_inside(landmarks: Float[np.ndarray, "L 2"], width: int, height: int, name: str) -> None:
+    """A face may reach over the border; a landmark a whole image away is a mistake, such as another scale."""
+    size = np.array([width, height])
+    far = ((landmarks < -size) | (landmarks > 2 * size)).any(axis=1)  # False for NaN
+    if far.any():
+        index = int(np.argmax(far))
+        x, y = landmarks[index]
+        raise DatasetError(
+            f"{name}: landmark {index} is at ({x:g}, {y:g}), too far outside the {width}x{height} image; "
+            "coordinates are pixels of the image file as it is displayed, origin at the top left"
+        )

@@ -1,0 +1,421 @@
+"""The folder builder against planted marks and colours, hand-made tables, and every bad input."""
+
+import io
+import struct
+import subprocess
+import sys
+import textwrap
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from scemae_jax.data.builders.landmark_folder import LandmarkFolder, builder, folder_config, landmark_folder
+from scemae_jax.data.builders.landmark_folder.annotations import (
+    Face,
+    assign_splits,
+    number_subjects,
+    read_folder,
+)
+from scemae_jax.data.images import BACKGROUND, SIZE, DatasetError, UnreadableImage, prepare_face
+
+YTF68 = Path(__file__).parents[3] / "shared" / "data" / "ytf68"
+NO_LANDMARKS = np.zeros((0, 2))
+
+
+def encode(image, kind="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, format=kind, **options)
+    return file.getvalue()
+
+
+def plain(colour=(200, 60, 20), size=(20, 20)):
+    return Image.new("RGB", size, colour)
+
+
+def noise(side):
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8))
+
+
+def write_folder(root, files, csv=None):
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    if csv is not None:
+        (root / "landmarks.csv").write_text(textwrap.dedent(csv).lstrip())
+    return root
+
+
+def prepare(content, landmarks=NO_LANDMARKS):
+    jpeg, moved = prepare_face(io.BytesIO(content), np.asarray(landmarks, float), name="face.jpg")
+    return np.asarray(Image.open(io.BytesIO(jpeg))), moved
+
+
+def read_all(dataset):
+    return {name: list(dataset.as_data_source(name)) for name in dataset.info.splits}
+
+
+# --- one image
+
+
+@pytest.mark.parametrize(
+    ("size", "exif_orientation", "kind"),
+    [
+        ((300, 200), 1, "PNG"),  # landscape
+        ((90, 260), 1, "WEBP"),  # portrait, enlarged in one direction
+        ((1700, 1300), 1, "JPEG"),  # large enough for the decoder to shrink it
+        ((40, 40), 1, "PNG"),
+        ((240, 160), 3, "JPEG"),
+        ((240, 160), 6, "JPEG"),
+        ((240, 160), 7, "JPEG"),
+    ],
+)
+def test_landmarks_stay_on_what_they_mark(size, exif_orientation, kind):
+    width, height = size
+    mark = np.array([0.7 * width, 0.3 * height])
+    y, x = np.mgrid[:height, :width] + 0.5
+    blob = 255 * np.exp(-(((x - mark[0]) ** 2 + (y - mark[1]) ** 2) / (2 * (max(size) / 40) ** 2)))
+    upright = Image.fromarray(np.stack([blob] * 3, -1).astype(np.uint8))
+    # EXIF says how to turn the stored image upright: what is stored is turned the other way.
+    undo = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE}
+    stored = upright.transpose(undo[exif_orientation]) if exif_orientation in undo else upright
+    exif = Image.Exif()
+    exif[0x0112] = exif_orientation
+    image, moved = prepare(encode(stored, kind, exif=exif, quality=95), [mark, [np.nan, np.nan]])
+
+    assert image.shape == (SIZE, SIZE, 3)
+    weight = np.clip(image[..., 0].astype(float) - 160, 0, None)  # above the mid-grey padding
+    rows, columns = np.mgrid[:SIZE, :SIZE] + 0.5
+    found = [(weight * columns).sum() / weight.sum(), (weight * rows).sum() / weight.sum()]
+    np.testing.assert_allclose(moved[0], found, atol=0.6)
+    assert np.isnan(moved[1]).all()
+    assert moved.dtype == np.float32
+
+
+def test_padding_keeps_the_whole_image_centred():
+    image, moved = prepare(encode(plain((250, 250, 250), size=(272, 136))), [[0, 0], [272, 136]])
+    np.testing.assert_allclose(moved, [[0, 34], [136, 102]])
+    assert (np.abs(image[:33].astype(int) - BACKGROUND) < 4).all()
+    assert (np.abs(image[103:].astype(int) - BACKGROUND) < 4).all()
+    assert (image[36:100] > 246).all()
+
+
+def test_every_kind_of_image_keeps_its_colour(tmp_path):
+    red = (200, 60, 20)
+    sixteen_bit = np.full((20, 20), 51400, np.uint16)  # 200 * 257
+    cmyk = Image.new("CMYK", (20, 20), (255 - 200, 255 - 60, 255 - 20, 0))
+    half_clear = Image.new("RGBA", (20, 20), (*red, 0))
+    palette_with_clear = Image.new("P", (20, 20), 0)
+    palette_with_clear.putpalette([1, 2, 3])
+    expected = {
+        "a.jpg": (encode(plain(), "JPEG", quality=95), red),
+        "b.JPEG": (encode(plain(), "JPEG", quality=95), red),
+        "c.PNG": (encode(plain().quantize(4)), red),
+        "d.webp": (encode(plain(), "WEBP", lossless=True), red),
+        "deep/er/e.png": (encode(Image.new("L", (20, 20), 200)), (200,) * 3),
+        "f.png": (encode(Image.fromarray(sixteen_bit)), (200,) * 3),
+        "g.png": (encode(Image.new("RGBA", (20, 20), (*red, 255))), red),
+        "h.png": (encode(half_clear), BACKGROUND),
+        "i.jpg": (encode(cmyk, "JPEG", quality=95), red),
+        "j.png": (encode(Image.new("1", (20, 20), 1)), (255,) * 3),
+        "k.png": (encode(palette_with_clear, transparency=0), BACKGROUND),
+    }
+    files = {name: content for name, (content, _) in expected.items()}
+    ignored = {"notes.txt": b"no image", ".hidden.png": b"no image", ".cache/x.png": b"no image"}
+    write_folder(tmp_path / "faces", files | ignored)
+    dataset = landmark_folder(tmp_path / "faces", data_dir=tmp_path / "data")
+
+    examples = read_all(dataset)
+    assert set(examples) == {"unlabeled"}
+    assert len(examples["unlabeled"]) == len(expected)
+    for example in examples["unlabeled"]:  # without subjects, people are numbered by file
+        name = sorted(expected)[example["subject"]]
+        colour = np.array(expected[name][1])
+        assert example["landmarks"].shape == (0, 2)
+        assert example["image"].dtype == np.uint8
+        assert np.abs(example["image"].astype(int) - colour).max() <= 4, name
+
+
+def test_a_prepared_jpeg_is_kept_bit_for_bit():
+    content = encode(noise(SIZE), "JPEG", quality=80)
+    assert prepare_face(io.BytesIO(content), NO_LANDMARKS, name="a")[0] == content
+    grey = encode(noise(SIZE).convert("L"), "JPEG")
+    assert prepare_face(io.BytesIO(grey), NO_LANDMARKS, name="a")[0] != grey
+
+
+def png_header(width, height):
+    """A PNG file that announces a size and holds nothing."""
+    ihdr = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = (
+        struct.pack(">I", 13) + ihdr + struct.pack(">I", zlib.crc32(ihdr)) + struct.pack(">I", 99) + b"IDAT"
+    )
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("size", [(8001, 8000), (12000, 8000), (100000, 100000)])
+def test_a_decompression_bomb_is_refused_by_its_header(size):
+    with pytest.raises(DatasetError, match=r"face\.jpg: too large .* 64 megapixels") as refused:
+        prepare(png_header(*size))
+    assert not isinstance(refused.value, UnreadableImage)  # an error, not skipped
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(["JPEG", "PNG", "WEBP"]), st.data())
+def test_damaged_files_raise_nothing_but_dataset_errors(kind, data):
+    content = bytearray(encode(noise(24), kind))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    content = content[: data.draw(st.integers(1, len(content)))]
+    try:
+        image, _ = prepare(bytes(content))
+    except DatasetError:
+        return
+    assert image.shape == (SIZE, SIZE, 3)
+
+
+@pytest.mark.parametrize(("landmark", "is_allowed"), [((-39, 79), True), ((41, 20), True), ((5, 81), False)])
+def test_landmarks_may_lie_outside_but_not_far(landmark, is_allowed):
+    content = encode(plain(size=(40, 40)))
+    if is_allowed:
+        np.testing.assert_allclose(prepare(content, [landmark])[1], np.array([landmark]) * 3.4, rtol=1e-6)
+    else:
+        with pytest.raises(DatasetError, match=r"landmark 0 is at \(5, 81\).*40x40"):
+            prepare(content, [landmark])
+
+
+# --- the table
+
+
+def test_table_scales_landmarks_and_numbers_subjects(tmp_path):
+    names = ["images/a.png", "images/b.png", "c.png", "d.png", "e.png"]
+    write_folder(
+        tmp_path / "faces",
+        {name: encode(plain(size=(68, 34))) for name in names},
+        """
+        file,subject,split,x0,y0,x1,y1
+        a.png,zoe,train,10,20,,
+        images/b.png, adam ,test,1.5,2,3,4
+        c.png,zoe,unlabeled,,,,
+        d.png,adam,train,,,,
+        """,
+    )
+    dataset = landmark_folder(tmp_path / "faces", data_dir=tmp_path / "data")
+    examples = read_all(dataset)
+    assert {name: len(found) for name, found in examples.items()} == {"train": 1, "test": 1, "unlabeled": 3}
+    (train,), (test,) = examples["train"], examples["test"]
+    # 68x34 doubles to 136x68, with 34 rows of padding above.
+    np.testing.assert_allclose(train["landmarks"], [[20, 74], [np.nan, np.nan]])
+    np.testing.assert_allclose(test["landmarks"], [[3, 38], [6, 42]])
+    assert (test["subject"], train["subject"]) == (0, 1)  # adam, zoe
+    assert sorted(e["subject"] for e in examples["unlabeled"]) == [0, 1, 2]  # adam, zoe, and e.png's own
+    assert all(np.isnan(e["landmarks"]).all() for e in examples["unlabeled"])
+    metadata = dataset.info.metadata
+    assert (metadata["subjects"], metadata["num_landmarks"], metadata["num_images"]) == (
+        ["adam", "zoe"],
+        2,
+        5,
+    )
+    assert metadata["fingerprint"] == dataset.builder_config.fingerprint
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 30), st.booleans()), min_size=1, max_size=80), st.randoms())
+def test_drawn_splits_keep_people_apart(people, random):
+    point = np.ones((1, 2))
+    faces = [
+        Face(
+            f"{i}.jpg",
+            f"{i}.jpg",
+            point if labeled else point * np.nan,
+            subject=f"p{person}" if person else None,
+        )
+        for i, (person, labeled) in enumerate(people)
+    ]
+    splits = assign_splits(faces)
+    files = {name: {face.file for face in found} for name, found in splits.items()}
+    assert sorted(sum(map(list, files.values()), [])) == sorted(face.file for face in faces)
+    assert files["unlabeled"] == {face.file for face in faces if not face.is_labeled}
+
+    number, names = number_subjects(faces)
+    assert names == sorted(names)
+    drawn = {name: {number(face) for face in splits[name]} for name in ("train", "validation", "test")}
+    everyone = set.union(*drawn.values())
+    assert sum(map(len, drawn.values())) == len(everyone)
+    assert len(drawn["test"]) == round(0.2 * len(everyone))
+    assert len(drawn["validation"]) == round(0.15 * (len(everyone) - len(drawn["test"])))
+
+    random.shuffle(faces)
+    shuffled = {name: {face.file for face in found} for name, found in assign_splits(faces).items()}
+    assert shuffled == files
+
+
+BAD_TABLES = {
+    "missing image": ("file,x0,y0\nb.png,1,2", r"landmarks\.csv row 2: there is no image 'b\.png'"),
+    "parent folder": ("file,x0,y0\na.png,1,2\n../a.png,1,2", r"row 3: file '\.\./a\.png' leaves the folder"),
+    "absolute path": ("file,x0,y0\n/etc/a.png,1,2", r"row 2: file '/etc/a\.png' leaves the folder"),
+    "too few cells": ("file,x0,y0\na.png,1", r"row 2: 2 cells where the header has 3 \(1 landmarks\)"),
+    "too many cells": ("file,x0,y0\na.png,1,2,3", r"row 2: 4 cells where the header has 3"),
+    "text": ("file,x0,y0\na.png,1,eye", r"'a\.png' \(landmarks\.csv row 2\): column y0 holds 'eye'"),
+    "nan": ("file,x0,y0\na.png,nan,2", r"row 2\): column x0 holds 'nan'"),
+    "infinite": ("file,x0,y0\na.png,1,-inf", r"row 2\): column y0 holds '-inf'"),
+    "half a landmark": ("file,x0,y0,x1,y1\na.png,1,2,3,", r"row 2\): landmark 1 has only one of x and y"),
+    "odd header": ("file,x0,y0,x1\na.png,1,2,3", r"row 1: 3 coordinate columns, an odd number"),
+    "no coordinates": ("file,subject\na.png,s", r"row 1: no coordinate columns"),
+    "no header": ("a.png,1,2", r"row 1: no column 'file'"),
+    "semicolons": ("file;x0;y0\na.png;1;2", r"row 1: no column 'file' .*separated by commas"),
+    "unknown column": ("file,x0,y0,x2,y2\na.png,1,2,3,4", r"row 1: unexpected column 'x2'"),
+    "column twice": ("file,x0,y0,x0,y1\na.png,1,2,3,4", r"row 1: column 'x0' appears twice"),
+    "row twice": ("file,x0,y0\na.png,1,2\n./a.png,3,4", r"row 3\): listed twice.*row 2"),
+    "unknown split": ("file,split,x0,y0\na.png,dev,1,2", r"row 2\): unknown split 'dev'"),
+    "no split": ("file,split,x0,y0\na.png,,1,2", r"row 2\): has landmarks but no split"),
+    "unlabelled test": ("file,split,x0,y0\na.png,test,,", r"row 2\): a test image without landmarks"),
+    "open quote": ('file,x0,y0\n"a.png,1,2', r"row 2: .*unexpected end"),
+    "empty table": ("", r"landmarks\.csv is empty"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TABLES)
+def test_bad_tables_name_file_and_row(case, tmp_path):
+    text, message = BAD_TABLES[case]
+    write_folder(tmp_path, {"a.png": encode(plain())})
+    (tmp_path / "landmarks.csv").write_text(text)
+    with pytest.raises(DatasetError, match=message):
+        read_folder(tmp_path)
+
+
+def test_table_must_be_utf8_and_may_have_a_byte_order_mark(tmp_path):
+    write_folder(tmp_path, {"a.png": encode(plain())})
+    (tmp_path / "landmarks.csv").write_bytes("file,subject,x0,y0\na.png,Zoë,1,2\n".encode("latin-1"))
+    with pytest.raises(DatasetError, match=r"landmarks\.csv row 2: is not UTF-8"):
+        read_folder(tmp_path)
+    (tmp_path / "landmarks.csv").write_bytes("file,subject,x0,y0\r\na.png,Zoë,1,2\r\n".encode("utf-8-sig"))
+    assert read_folder(tmp_path).faces[0].subject == "Zoë"
+
+
+def test_bad_folders(tmp_path):
+    with pytest.raises(DatasetError, match="does not exist"):
+        read_folder(tmp_path / "nowhere")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(DatasetError, match="is not a folder"):
+        read_folder(tmp_path / "file")
+    with pytest.raises(DatasetError, match="holds no image"):
+        read_folder(tmp_path)
+
+
+@pytest.mark.parametrize("target", ["file", "folder"])
+def test_links_that_leave_the_folder_are_refused(target, tmp_path):
+    outside = write_folder(tmp_path / "outside", {"a.png": encode(plain())})
+    root = write_folder(tmp_path / "faces", {"b.png": encode(plain())})
+    if target == "file":
+        (root / "link.png").symlink_to(outside / "a.png")
+    else:
+        (root / "link").symlink_to(outside)
+    with pytest.raises(DatasetError, match=r"'link.*' is a link"):
+        read_folder(root)
+
+
+# --- preparation
+
+
+def test_unreadable_images_are_skipped_and_counted(tmp_path, caplog):
+    good = encode(noise(50), "JPEG")
+    files = {f"{i}.jpg": good for i in range(5)} | {"cut.jpg": good[: len(good) // 2], "text.png": b"hello"}
+    root = write_folder(tmp_path / "faces", files, "file,split,x0,y0\ncut.jpg,test,1,2\n0.jpg,train,3,4\n")
+    dataset = landmark_folder(root, data_dir=tmp_path / "data")
+    # The test split held nothing but the truncated image: TFDS has no empty splits.
+    assert {n: s.num_examples for n, s in dataset.info.splits.items()} == {"train": 1, "unlabeled": 4}
+    assert dataset.info.metadata["skipped"] == ["cut.jpg", "text.png"]
+    assert "'cut.jpg' (landmarks.csv row 2): cannot be decoded" in caplog.text
+    assert "'text.png': cannot be read as JPEG, PNG or WebP" in caplog.text
+
+
+@pytest.mark.parametrize(("good", "bad"), [(0, 1), (30, 4)])
+def test_too_many_unreadable_images_are_an_error(good, bad, tmp_path):
+    files = {f"{i}.png": encode(plain()) for i in range(good)} | {f"bad{i}.png": b"hello" for i in range(bad)}
+    root = write_folder(tmp_path / "faces", files)
+    with pytest.raises(DatasetError, match=rf"{bad} of {good + bad} images cannot be read.*'bad0\.png'"):
+        landmark_folder(root, data_dir=tmp_path / "data")
+    assert not any((tmp_path / "data").rglob("dataset_info.json"))
+
+
+def test_unchanged_folder_is_reused_and_changed_one_prepared_anew(tmp_path, monkeypatch):
+    root = write_folder(tmp_path / "My Faces", {"a.png": encode(plain()), "b.png": encode(plain())})
+    first = landmark_folder(root, data_dir=tmp_path / "data")
+    assert first.builder_config.name.startswith("my_faces-")
+    with monkeypatch.context() as patch:
+        patch.setattr(builder, "prepare_face", None)  # must not be needed
+        again = landmark_folder(root, data_dir=tmp_path / "data")
+    assert again.data_dir == first.data_dir
+    assert again.info.metadata["num_images"] == 2
+
+    (root / "landmarks.csv").write_text("file,x0,y0\na.png,1,2\n")
+    annotated = landmark_folder(root, data_dir=tmp_path / "data")
+    assert annotated.info.splits["train"].num_examples == 1
+    (root / "c.png").write_bytes(encode(plain()))
+    assert landmark_folder(root, data_dir=tmp_path / "data").info.splits["unlabeled"].num_examples == 2
+
+    stale = LandmarkFolder(config=folder_config(root), data_dir=tmp_path / "data2")
+    (root / "d.png").write_bytes(encode(plain()))
+    with pytest.raises(DatasetError, match="changed while it was read"):
+        stale.download_and_prepare()
+
+
+def run_alone(code):
+    """Runs code in a fresh Python where the parent packages are empty and any connection fails."""
+    preamble = f"""
+        import socket, sys, types
+        for name in ("scemae_jax", "scemae_jax.data"):
+            sys.modules[name] = types.ModuleType(name)
+            folder = {str(Path(__file__).parents[2])!r} + "/" + name.replace(".", "/")
+            sys.modules[name].__path__, sys.modules[name].__file__ = [folder], folder + "/__init__.py"
+        def refuse(*args): raise AssertionError("tried the network")
+        socket.socket.connect = socket.getaddrinfo = refuse
+        from scemae_jax.data.builders.landmark_folder import builder, landmark_folder
+    """
+    code = textwrap.dedent(preamble) + textwrap.dedent(code)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_killed_preparation_leaves_no_dataset_and_none_needs_tensorflow_or_jax(tmp_path):
+    root = write_folder(tmp_path / "faces", {f"{i}.png": encode(plain()) for i in range(40)})
+    killed = run_alone(f"""
+        import itertools, os, signal
+        count, real = itertools.count(), builder.prepare_face
+        def prepare_face(*args, **kwargs):
+            if next(count) == 20:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **kwargs)
+        builder.prepare_face = prepare_face
+        landmark_folder({str(root)!r}, data_dir={str(tmp_path / "data")!r})
+    """)
+    assert killed.returncode == -9, killed.stderr
+    finished = run_alone(f"""
+        dataset = landmark_folder({str(root)!r}, data_dir={str(tmp_path / "data")!r})
+        source = dataset.as_data_source("unlabeled")
+        assert sorted(example["subject"] for example in source) == list(range(40))
+        assert not {{"tensorflow", "jax"}} & set(sys.modules), "TensorFlow or JAX was imported"
+    """)
+    assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.skipif(not YTF68.is_dir(), reason="ytf68 is not beside the project")
+def test_ytf68_as_its_readme_counts_it():
+    folder = read_folder(YTF68)
+    splits = assign_splits(folder.faces)
+    assert folder.num_landmarks == 68
+    assert len(splits["train"]) + len(splits["validation"]) == 2740
+    assert (len(splits["test"]), len(splits["unlabeled"])) == (742, 1001)
+    people = {name: {face.subject for face in faces} for name, faces in splits.items()}
+    assert len(people["validation"]) == round(0.15 * 227)
+    assert people["train"] | people["validation"] == people["unlabeled"]
+    assert not people["train"] & people["validation"]
+    for face in folder.faces[::1000]:
+        content = (folder.root / face.file).read_bytes()
+        jpeg, landmarks = prepare_face(io.BytesIO(content), face.landmarks, name=face.name)
+        assert jpeg == content
+        np.testing.assert_allclose(landmarks, face.landmarks, rtol=1e-6)
