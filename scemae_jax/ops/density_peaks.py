@@ -1,0 +1,136 @@
+"""Clustering by fast search and find of density peaks (Rodriguez & Laio, Science 2014).
+
+SCE-MAE (CVPR 2024, section 3.2) stands for the inattentive tokens of an image by the centres found here. A
+centre is a token that is dense and far from every denser token.
+"""
+
+from typing import Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+Density = Literal["log", "scaled", "knn"]
+
+
+class DensityPeaks(NamedTuple):
+    """Clusters of the `n` tokens of one image.
+
+    Attributes:
+      centers: indices of the `k` tokens of the highest score, best first.
+      assignment: for each token, which of the `k` centres it belongs to (an index into `centers`).
+      density: log rho, the natural logarithm of the density: rho itself underflows. -inf for invalid tokens.
+      delta: distance to the nearest token of higher density; for the densest token, its distance to the
+        farthest one. 0 for invalid tokens.
+      score: log rho + log delta. A token that repeats a denser one (delta = 0) has the lowest finite float: it
+        comes after every other token but before the invalid ones, which have -inf.
+    """
+
+    centers: Int[Array, " k"]
+    assignment: Int[Array, " n"]
+    density: Float[Array, " n"]
+    delta: Float[Array, " n"]
+    score: Float[Array, " n"]
+
+
+def density_peaks(
+    tokens: Float[Array, "n d"],
+    num_clusters: int,
+    *,
+    valid: Bool[Array, " n"] | None = None,
+    density: Density = "knn",
+    neighbours: int = 5,
+) -> DensityPeaks:
+    """Finds `num_clusters` density peaks among the tokens of one image; `jax.vmap` it over images.
+
+    The forms of the density, with sums and means over valid tokens j:
+
+    * `"log"`: log rho_i = -sum_j ||t_i - t_j||^2, as SCE-MAE prints it (with the sign a density must have).
+      The sum is so large at ViT widths that it decides alone, and it falls with the distance to the mean
+      token: the centres are the tokens nearest to the mean.
+    * `"scaled"`: log rho_i = -mean_j ||t_i - t_j||^2 / d. Highest at the mean too, but
+      delta has a say.
+    * `"knn"`: log rho_i = -mean ||t_i - t_j||^2 / d over the `neighbours` nearest other tokens (DPC-kNN,
+      Du et al. 2016). The only local one, hence the only one to see several clusters as several peaks: the
+      default.
+
+    Tokens of equal density are ordered by index, the lower one counting as denser, so exactly one valid token
+    has no denser one. Every token belongs to its nearest centre, and a centre to itself.
+
+    Args:
+      tokens: one image's tokens.
+      num_clusters: `k`, how many centres to find.
+      valid: which tokens take part; all by default. The others never become centres and never change the
+        result for the rest, whatever they hold; they too are assigned to their nearest centre. Where fewer
+        than `k` tokens are valid, the best centre fills the surplus places and the surplus clusters are
+        empty. With no valid token the result has no meaning (but indices stay in range).
+      density: the form of the density, see above.
+      neighbours: how many neighbours `"knn"` looks at; fewer where there are fewer.
+
+    Raises:
+      ValueError: `num_clusters` is not within 1..n, `neighbours` is below 1, or `density` is unknown.
+    """
+    n, width = tokens.shape
+    if not 1 <= num_clusters <= n:
+        raise ValueError(f"num_clusters is {num_clusters} with {n} tokens: choose a number from 1 to {n}")
+    if density not in get_args(Density):
+        raise ValueError(f"density is {density!r}: choose one of {', '.join(get_args(Density))}")
+    if neighbours < 1:
+        raise ValueError(f"neighbours is {neighbours}: choose 1 or more")
+
+    valid = jnp.ones(n, bool) if valid is None else valid
+    squared = _squared_distances(tokens, valid)
+    if density == "knn":
+        log_density = -_mean_of_nearest(squared, valid, neighbours) / width
+    else:
+        log_density = -jnp.sum(squared, axis=1, where=valid)
+        if density == "scaled":
+            log_density /= width * jnp.maximum(jnp.sum(valid), 1)
+    log_density = jnp.where(valid, log_density, -jnp.inf)
+
+    index = jnp.arange(n)
+    ties = (log_density == log_density[:, None]) & (index < index[:, None])
+    denser = (log_density > log_density[:, None]) | ties
+    to_denser = jnp.min(squared, axis=1, where=denser, initial=jnp.inf)
+    to_farthest = jnp.max(squared, axis=1, where=valid, initial=0.0)
+    delta = jnp.sqrt(jnp.where(denser.any(axis=1), to_denser, to_farthest))
+    delta = jnp.where(valid, delta, 0.0)
+
+    score = jnp.where(delta > 0, log_density + jnp.log(delta), jnp.finfo(delta.dtype).min)
+    score = jnp.where(valid, score, -jnp.inf)
+    _, centers = jax.lax.top_k(score, num_clusters)  # stable: among equals the lower index
+    centers = jnp.where(valid[centers], centers, centers[0])
+
+    to_centers = squared[centers]  # [k, n]
+    to_centers = jnp.where(centers[:, None] == index, -1.0, to_centers)
+    assignment = jnp.argmin(to_centers, axis=0).astype(jnp.int32)
+    return DensityPeaks(centers, assignment, log_density, delta, score)
+
+
+def _squared_distances(tokens: Float[Array, "n d"], valid: Bool[Array, " n"]) -> Float[Array, "n n"]:
+    """Squared Euclidean distances by one matrix product, in float32 or better.
+
+    `|a|^2 + |b|^2 - 2ab` cancels where tokens lie close together but far from the origin, so they are centred
+    first; what is left below the rounding error is 0, so that duplicates have no distance.
+    """
+    tokens = tokens.astype(jnp.promote_types(tokens.dtype, jnp.float32))
+    mean = jnp.sum(tokens, axis=0, where=valid[:, None]) / jnp.maximum(jnp.sum(valid), 1)
+    tokens = tokens - mean
+    gram = jnp.matmul(tokens, tokens.T, precision=jax.lax.Precision.HIGHEST)
+    norms = jnp.diagonal(gram)
+    norms = norms + norms[:, None]
+    squared = norms - 2 * gram
+    return jnp.where(squared > 16 * jnp.finfo(squared.dtype).eps * norms, squared, 0.0)
+
+
+def _mean_of_nearest(
+    squared: Float[Array, "n n"], valid: Bool[Array, " n"], neighbours: int
+) -> Float[Array, " n"]:
+    """Mean squared distance of each token to its nearest valid others."""
+    n = len(valid)
+    if n == 1:
+        return jnp.zeros(1, squared.dtype)
+    others = jnp.where(valid & ~jnp.eye(n, dtype=bool), squared, jnp.inf)
+    nearest = -jax.lax.top_k(-others, min(neighbours, n - 1))[0]
+    found = jnp.isfinite(nearest)
+    return jnp.sum(nearest, axis=1, where=found) / jnp.maximum(jnp.sum(found, axis=1), 1)
