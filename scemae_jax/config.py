@@ -1,0 +1,177 @@
+"""The fields of a run's config, with their defaults and meaning; files in `configs/` change some of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import ml_collections
+
+from scemae_jax.model import Architecture
+from scemae_jax.models import vit
+
+STAGES = ("pretrain", "refine", "match", "detect", "report", "export")
+
+NORMALISATION = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "faces": ((0.5084, 0.4224, 0.3769), (0.2599, 0.2371, 0.2323)),
+}
+
+
+def default() -> ml_collections.ConfigDict:
+    """The config that the others start from: the paper's method at DeiT-S size, on synthetic faces."""
+    config = ml_collections.ConfigDict()
+    config.stages = STAGES
+    config.seed = 0
+    config.init = ""  # an exported model, or the name of one that comes with the package, to start stage 1 from
+    config.dtype = "float32"  # of the networks' arithmetic: "bfloat16" on TPUs and recent GPUs
+
+    config.data = data = ml_collections.ConfigDict()
+    data.dataset = "synthetic_faces"  # or landmark_folder, celeba_landmarks
+    data.variant = "default"  # of synthetic_faces
+    data.root = ""  # the folder that landmark_folder and celeba_landmarks read
+    data.data_dir = ""  # where prepared datasets are kept; empty: TFDS_DATA_DIR, or ~/tensorflow_datasets
+    data.unlabelled_splits = ("train", "unlabeled")  # what stages 1 and 2 see
+    data.train_splits = ("train",)  # annotated, what the detector learns from
+    data.test_split = "test"  # what matching and detection are measured on; "validation" to choose settings
+    data.synthetic_share = 0.0  # of the images of stages 1 and 2, mixed in
+    data.cache = "host"  # decoded in memory; "none": read from disk
+    data.normalisation = "imagenet"  # or "faces"
+
+    config.model = model = ml_collections.ConfigDict()
+    model.encoder = "S/8"
+    model.decoder_width, model.decoder_depth, model.decoder_heads = 512, 8, 16
+    model.mask_ratio = 0.75
+    model.normalise_target = True
+    model.split_layer = 3
+    model.attentive_fraction = 0.1  # eta
+    model.num_clusters = 4  # K_c; 0 drops the inattentive tokens
+    model.density = "knn"  # or "scaled", "log"
+    model.projection = 0  # width of the projector's output; 0: as the paper has it for the encoder
+    model.projector_hidden = True
+    model.projector_normalise = True
+
+    config.pretrain = stage = _training(batch_size=512, learning_rate=3e-4, betas=(0.9, 0.95), warmup=0.1)
+    stage.epochs = 400.0
+    stage.steps = 0  # counts instead of epochs if positive
+
+    config.refine = stage = _training(batch_size=256, learning_rate=1e-3, betas=(0.9, 0.99), warmup=0.05)
+    stage.epochs = 20.0
+    stage.steps = 0
+    stage.temperature = 0.1
+    stage.repellence = (5.0, 5.0, 2.0)  # lambda: att-att, att-inatt, inatt-inatt
+    stage.locality = True
+    stage.two_crops = False  # the loss across two crops of an image: ours, not the paper's
+
+    config.match = match = ml_collections.ConfigDict()
+    match.stride = 4
+    match.max_pairs = 0  # 0: every two test images
+    match.warp_seed = 0
+
+    config.detect = detect = ml_collections.ConfigDict()
+    detect.landmarks = (5, 68)  # as many of these as the data have; others are taken as they are
+    detect.stride = 8
+    detect.which = "both"
+    detect.heatmaps = 50
+    detect.kernel_size = 3
+    detect.gain = 50.0
+    detect.mirror = False  # learn from mirrored images too (5 or 68 landmarks)
+    detect.epochs = 200.0
+    detect.steps = 0
+    detect.batch_size = 32
+    detect.learning_rate = 1e-3
+    detect.warmup = 0.0
+    detect.betas = (0.5, 0.999)
+    detect.weight_decay = 5e-4
+    detect.clip = 0.0
+    detect.log_every = 50
+    detect.checkpoint_every = 500
+
+    config.report = report = ml_collections.ConfigDict()
+    report.examples = 8  # images in each picture
+
+    config.export = export = ml_collections.ConfigDict()
+    export.dtype = "float32"  # of the weights in the file: "float16" halves it
+    return config
+
+
+def _training(
+    *, batch_size: int, learning_rate: float, betas: tuple[float, float], warmup: float
+) -> ml_collections.ConfigDict:
+    stage = ml_collections.ConfigDict()
+    stage.batch_size = batch_size
+    stage.learning_rate = learning_rate
+    stage.betas = betas
+    stage.weight_decay = 0.05
+    stage.warmup = warmup  # share of the steps
+    stage.clip = 0.0  # of the gradient's norm; 0: none
+    stage.log_every = 50
+    stage.checkpoint_every = 1000
+    stage.augment = augment = ml_collections.ConfigDict()
+    augment.crop_scale = (0.3, 0.9)  # area of the crop as a share of the 136x136 image; the test window's is 0.5
+    augment.crop_ratio = (0.8, 1.25)
+    augment.flip = True
+    augment.jitter = 0.0  # of brightness, contrast and saturation
+    return stage
+
+
+def architecture(config: ml_collections.ConfigDict) -> Architecture:
+    """The networks that a config describes.
+
+    Raises:
+      ValueError: a field has a value that does not exist, or does not fit another.
+    """
+    data, model = config.data, config.model
+    if data.normalisation not in NORMALISATION:
+        raise ValueError(f"config.data.normalisation is {data.normalisation!r}: choose one of {list(NORMALISATION)}")
+    if config.dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"config.dtype is {config.dtype!r}: choose 'float32' or 'bfloat16'")
+    mean, std = NORMALISATION[data.normalisation]
+    return Architecture(
+        **{name: value for name, value in model.items() if name != "projection"},
+        projection=model.projection or vit.variant(model.encoder).projection,
+        mean=mean,
+        std=std,
+        dtype=config.dtype,
+    )
+
+
+def check_stages(config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError if `config.stages` names a stage that does not exist, or puts them out of order."""
+    unknown = [stage for stage in config.stages if stage not in STAGES]
+    if unknown:
+        raise ValueError(f"config.stages names {unknown}: choose from {', '.join(STAGES)}")
+    if list(config.stages) != [stage for stage in STAGES if stage in config.stages]:
+        raise ValueError(f"config.stages is {tuple(config.stages)}: the order is {', '.join(STAGES)}, each once")
+
+
+def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The config as JSON would hold it."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def config_hash(config: ml_collections.ConfigDict) -> str:
+    """Twelve hex digits that change with any field but `stages`, which only says what to run now."""
+    fields = plain(config)
+    del fields["stages"]
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "config") -> list[str]:
+    """One line for each field in which two plain configs differ, `stages` apart."""
+    lines = []
+    for name in sorted(old.keys() | new.keys()):
+        path, a, b = f"{prefix}.{name}", old.get(name), new.get(name)
+        if path == "config.stages" or a == b:
+            continue
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += differences(a, b, path)
+        else:
+            lines.append(f"{path}: {a!r} there, {b!r} now")
+    return lines
+
+
+def num_steps(stage: ml_collections.ConfigDict, num_examples: int) -> int:
+    """Steps of a training stage: `stage.steps`, or as many as its epochs need."""
+    return stage.steps or max(1, round(stage.epochs * num_examples / stage.batch_size))

@@ -1,0 +1,141 @@
+"""Datasets by name: prepared by TFDS, decoded into memory or read from disk as they are asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Float, Int, UInt8
+
+
+from scemae_jax.data.builders.landmark_folder import landmark_folder
+
+from scemae_jax.data.images import DatasetError
+
+DATASETS = ("synthetic_faces", "landmark_folder", "celeba_landmarks")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Faces:
+    """Faces in memory; a sequence of examples for training."""
+
+    images: UInt8[np.ndarray, "n 136 136 3"]
+    landmarks: Float[np.ndarray, "n l 2"]
+    """(x, y) in pixels; NaN where not annotated."""
+    subjects: Int[np.ndarray, "n"]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return {"image": self.images[index]}
+
+    def annotated(self) -> Faces:
+        """Those whose landmarks are all known."""
+        known = np.isfinite(self.landmarks).all(axis=(1, 2)) & (self.landmarks.shape[1] > 0)
+        return self.take(np.flatnonzero(known))
+
+    def take(self, indices: Int[np.ndarray, "k"]) -> Faces:
+        return Faces(images=self.images[indices], landmarks=self.landmarks[indices], subjects=self.subjects[indices])
+
+
+@dataclasses.dataclass(frozen=True)
+class ImagesOnDisk:
+    """The images of a prepared split, decoded one by one: for sets that do not fit into memory."""
+
+    examples: Sequence
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return {"image": self.examples[index]["image"]}
+
+
+def open_dataset(config: ml_collections.ConfigDict, dataset: str | None = None) -> tfds.core.DatasetBuilder:
+    """The prepared TFDS builder of `config.dataset` (prepared now, unless that was done before).
+
+    Args:
+      config: `config.data`: dataset, variant, root, data_dir.
+      dataset: another name to use instead of `config.dataset`.
+
+    Raises:
+      DatasetError: the name is unknown, or the dataset needs a folder that is not given or not usable.
+    """
+    name = dataset or config.dataset
+    data_dir = os.path.expanduser(config.data_dir) if config.data_dir else tfds.core.constants.DATA_DIR
+    if name == "synthetic_faces":
+        builder = SyntheticFaces(config=config.variant, data_dir=data_dir, file_format="array_record")
+    elif name in ("landmark_folder", "celeba_landmarks"):
+        if not config.root:
+            raise DatasetError(f"{name} reads a folder of yours: name it with --config.data.root=FOLDER")
+        if name == "landmark_folder":
+            return landmark_folder(config.root, data_dir=data_dir)
+        builder = CelebaLandmarks(data_dir=data_dir, file_format="array_record")
+        settings = tfds.download.DownloadConfig(manual_dir=Path(config.root).absolute())
+        builder.download_and_prepare(download_config=settings)
+        return builder
+    else:
+        raise DatasetError(f"unknown dataset {name!r}: choose one of {', '.join(DATASETS)}")
+    builder.download_and_prepare()
+    return builder
+
+
+def read_faces(builder: tfds.core.DatasetBuilder, splits: Sequence[str], limit: int | None = None) -> Faces:
+    """Decodes splits into memory, one after the other, in their stored order; those the dataset lacks are left out.
+
+    Raises:
+      DatasetError: the dataset has none of them.
+    """
+    present = [split for split in splits if split in builder.info.splits]
+    if not present:
+        known = ", ".join(builder.info.splits)
+        raise DatasetError(f"{builder.info.full_name} has no split {' or '.join(splits)}; it has: {known}")
+    others = builder.info.features.keys() - {"image", "landmarks", "subject"}
+    decoders = {name: tfds.decode.SkipDecoding() for name in others}
+    examples = []
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for split in present:
+            source = builder.as_data_source(split, decoders=decoders)
+            count = len(source) if limit is None else min(limit, len(source))
+            examples += threads.map(source.__getitem__, range(count))
+    return Faces(
+        images=np.stack([example["image"] for example in examples]),
+        landmarks=np.stack([example["landmarks"] for example in examples]).astype(np.float32),
+        subjects=np.array([example["subject"] for example in examples], np.int64),
+    )
+
+
+def training_sources(config: ml_collections.ConfigDict) -> tuple[list[Faces | ImagesOnDisk], list[float]]:
+    """What self-supervised training draws images from, with each source's share.
+
+    `config.unlabelled_splits` of the dataset; synthetic faces take `config.synthetic_share` of the stream.
+
+    Raises:
+      ValueError: `config.cache` is not known, or the share is not in [0, 1).
+    """
+    if config.cache not in ("host", "none"):
+        raise ValueError(f"config.data.cache is {config.cache!r}: choose 'host' (decoded, in memory) or 'none'")
+    if not 0 <= config.synthetic_share < 1:
+        raise ValueError(f"config.data.synthetic_share is {config.synthetic_share}: choose a share from 0 up to 1")
+
+    def source(builder: tfds.core.DatasetBuilder) -> list[Faces | ImagesOnDisk]:
+        if config.cache == "host":
+            return [read_faces(builder, config.unlabelled_splits)]
+        splits = [split for split in config.unlabelled_splits if split in builder.info.splits]
+        return [ImagesOnDisk(builder.as_data_source(split)) for split in splits]
+
+    sources = source(open_dataset(config))
+    sizes = np.array([len(s) for s in sources], float)
+    weights = list((1 - config.synthetic_share) * sizes / sizes.sum())
+    if config.synthetic_share:
+        synthetic = source(open_dataset(config, "synthetic_faces"))
+        sizes = np.array([len(s) for s in synthetic], float)
+        sources, weights = sources + synthetic, weights + list(config.synthetic_share * sizes / sizes.sum())
+    return sources, [float(w) for w in weights]

@@ -1,0 +1,186 @@
+"""A trained model: weights, sizes and normalisation, and the features it gives."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Num
+
+from scemae_jax.data.augment import centre_crop
+from scemae_jax.models import carb, mae, vit
+from scemae_jax.ops.cover_and_stride import cover_and_stride
+
+IMAGE_SIZE = 136
+WINDOW = 96
+"""Pixels on a side of an image, and of the centre window that is looked at (the evaluation protocol of DVE)."""
+
+Which = Literal["backbone", "projected", "both"]
+CHUNK = 32
+"""Images that go through the network at a time."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """All that is needed to build the networks and feed them; hashable, and plain enough for JSON."""
+
+    encoder: str
+    """Variant, such as "S/8"."""
+    projection: int
+    projector_hidden: bool
+    projector_normalise: bool
+    split_layer: int
+    attentive_fraction: float
+    num_clusters: int
+    density: str
+    decoder_width: int
+    decoder_depth: int
+    decoder_heads: int
+    mask_ratio: float
+    normalise_target: bool
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    dtype: str = "float32"
+
+    @functools.cached_property
+    def variant(self) -> vit.Variant:
+        return vit.variant(self.encoder)
+
+    def normalise(self, images: Num[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+        """Standardises images: uint8, or floats in [0, 1]."""
+        if jnp.issubdtype(images.dtype, jnp.integer):
+            images = images.astype(jnp.float32) / 255.0
+        return (images - jnp.array(self.mean)) / jnp.array(self.std)
+
+    def build_encoder(self) -> vit.ViT:
+        v = self.variant
+        return vit.ViT(v.width, v.depth, v.num_heads, v.patch_size, dtype=jnp.dtype(self.dtype))
+
+    def build_mae(self) -> mae.MaskedAutoencoder:
+        return mae.MaskedAutoencoder(
+            self.build_encoder(),
+            self.decoder_width,
+            self.decoder_depth,
+            self.decoder_heads,
+            self.mask_ratio,
+            self.normalise_target,
+            jnp.dtype(self.dtype),
+        )
+
+    def build_carb(self) -> carb.CARB:
+        projector = carb.Projector(
+            self.projection, self.projector_hidden, self.projector_normalise, jnp.dtype(self.dtype)
+        )
+        return carb.CARB(
+            self.build_encoder(),
+            projector,
+            self.split_layer,
+            self.attentive_fraction,
+            self.num_clusters,
+            self.density,
+        )
+
+
+def bind(module: nn.Module, params: Any) -> nn.Module:
+    return module.bind({"params": params})
+
+
+@functools.partial(jax.jit, static_argnames=("architecture", "stride", "which"))
+def _dense_features(params: Any, images: Array, *, architecture: Architecture, stride: int, which: Which) -> Array:
+    network = bind(architecture.build_carb(), params)
+    patch_size = architecture.variant.patch_size
+
+    def window_features(windows: Array) -> Array:
+        if which == "backbone":
+            chosen = network.encoder(windows)[:, 1:]
+        else:
+            backbone, projected = network.features(windows)
+            chosen = projected if which == "projected" else jnp.concatenate([backbone, projected], axis=-1)
+        grid = WINDOW // patch_size
+        return chosen.reshape(len(windows), grid, grid, -1).astype(jnp.float32)
+
+    normalised = architecture.normalise(images)
+    return cover_and_stride(window_features, normalised, window=WINDOW, stride=stride, patch_size=patch_size)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+    """A backbone, its projector once refined, and its MAE decoder where kept."""
+
+    architecture: Architecture
+    params: dict[str, Any]
+    """`encoder`, `projector` (absent before stage 2) and `decoder` (absent from exported models)."""
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Where it came from: config hash, images seen, data; free-form, for people."""
+
+    @property
+    def refined(self) -> bool:
+        """Whether stage 2 has trained a projector."""
+        return "projector" in self.params
+
+    def features(
+        self, images: Num[np.ndarray, "b h w 3"], stride: int = 8, which: Which = "projected"
+    ) -> Float[Array, "b 96/stride 96/stride c"]:
+        """Features of the centre 96x96 of 136x136 images, one for every `stride` pixels, by cover-and-stride.
+
+        Args:
+          images: uint8, or floats in [0, 1]; other sizes are resized to 136x136.
+          stride: a divisor of the patch size.
+          which: "backbone" (after the last norm), "projected", or "both" concatenated in that order.
+
+        Raises:
+          ValueError: the images have another form or range, `which` is unknown, the stride does not divide the patch
+            size, or the model has no projector (it is not refined) and `which` needs it.
+        """
+        if which not in ("backbone", "projected", "both"):
+            raise ValueError(f"which is {which!r}: choose 'backbone', 'projected' or 'both'")
+        if which != "backbone" and not self.refined:
+            raise ValueError(f"which={which!r} needs a projector, and this model has none (stage 2 did not run)")
+        images = as_square_images(images)
+        if not len(images):
+            side, v = WINDOW // stride, self.architecture.variant
+            width = {"backbone": v.width, "projected": self.architecture.projection}
+            return jnp.zeros((0, side, side, width.get(which, sum(width.values()))))
+        weights = {name: self.params[name] for name in ("encoder", "projector") if name in self.params}
+        compute = functools.partial(
+            _dense_features, weights, architecture=self.architecture, stride=stride, which=which
+        )
+        chunks = []
+        for start in range(0, len(images), CHUNK):
+            chunk = images[start : start + CHUNK]
+            missing = CHUNK - len(chunk) if len(images) > CHUNK else 0
+            padded = jnp.pad(chunk, ((0, missing), (0, 0), (0, 0), (0, 0)))
+            chunks.append(compute(padded)[: len(chunk)])
+        return jnp.concatenate(chunks)
+
+
+def as_square_images(images: Num[np.ndarray, "b h w 3"]) -> Num[Array, "b 136 136 3"]:
+    """Checks images and resizes them to 136x136 if they are of another size.
+
+    Raises:
+      ValueError: not a batch of RGB images, not uint8 or floats, or floats outside [0, 1].
+    """
+    shape, dtype = np.shape(images), np.asarray(images[:0]).dtype
+    if len(shape) != 4 or shape[-1] != 3:
+        raise ValueError(f"images have the shape {shape}: a batch of RGB images [B, height, width, 3] is needed")
+    if dtype != np.uint8 and not np.issubdtype(dtype, np.floating):
+        raise ValueError(f"images are of type {dtype}: uint8, or floats in [0, 1], are needed")
+    images = jnp.asarray(images)
+    if dtype != np.uint8 and images.size and not (-1e-3 <= images.min() and images.max() <= 1 + 1e-3):
+        raise ValueError(
+            f"float images range from {images.min():.3g} to {images.max():.3g}: scale them to [0, 1], or pass uint8"
+        )
+    if shape[1:3] == (IMAGE_SIZE, IMAGE_SIZE):
+        return images
+    resized = jax.image.resize(images.astype(jnp.float32), (shape[0], IMAGE_SIZE, IMAGE_SIZE, 3), "linear")
+    return jnp.clip(resized / (255.0 if dtype == np.uint8 else 1.0), 0, 1)
+
+
+def centre_window(images: Num[Array, "b 136 136 3"]) -> Num[Array, "b 96 96 3"]:
+    """The part of the images that features are given for."""
+    return centre_crop(images, WINDOW)

@@ -1,0 +1,76 @@
+"""What a training run tells: metrics gathered on the device, written to metrics.jsonl and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import flax
+import jax.numpy as jnp
+from clu import metrics
+from jaxtyping import Array, Float, Int
+from tensorboardX import SummaryWriter
+
+NEVER = jnp.iinfo(jnp.int32).max
+
+
+@flax.struct.dataclass
+class FirstNonFinite(metrics.Metric):
+    """The first step whose loss or gradient was not finite; `NEVER` if all were."""
+
+    step: Int[Array, ""]
+
+    @classmethod
+    def from_model_output(cls, step: Int[Array, ""], finite: Float[Array, ""], **_) -> FirstNonFinite:
+        return cls(jnp.where(finite, NEVER, step))
+
+    @classmethod
+    def empty(cls) -> FirstNonFinite:
+        return cls(jnp.asarray(NEVER))
+
+    def merge(self, other: FirstNonFinite) -> FirstNonFinite:
+        return FirstNonFinite(jnp.minimum(self.step, other.step))
+
+    def compute(self) -> Int[Array, ""]:
+        return self.step
+
+
+def collection(names: tuple[str, ...]) -> type[metrics.Collection]:
+    """A collection that averages the named outputs and watches for the first non-finite step."""
+    averages = {name: metrics.Average.from_output(name) for name in names}
+    return metrics.Collection.create(first_nonfinite=FirstNonFinite, **averages)
+
+
+class MetricsWriter:
+    """Appends to `<workdir>/metrics.jsonl`, one object a line, and to `<workdir>/tensorboard/<stage>`."""
+
+    def __init__(self, workdir: Path, stage: str, *, resumed_at: int = 0):
+        """Rows of this stage later than `resumed_at` (written by a run that was cut off) are dropped."""
+        self._stage = stage
+        self._path = workdir / "metrics.jsonl"
+        rows = [row for row in read_metrics(workdir) if row["stage"] != stage or row["step"] <= resumed_at]
+        partial = self._path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        partial.replace(self._path)
+        self._events = SummaryWriter(str(workdir / "tensorboard" / stage), purge_step=resumed_at + 1)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        with self._path.open("a") as file:
+            file.write(json.dumps({"stage": self._stage, "step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._events.close()
+
+
+def read_metrics(workdir: Path) -> list[dict]:
+    """The rows of metrics.jsonl; a last line that was cut off is left out."""
+    path = workdir / "metrics.jsonl"
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
