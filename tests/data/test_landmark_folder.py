@@ -238,7 +238,7 @@ def test_drawn_splits_keep_people_apart(people, random):
     ]
     splits = assign_splits(faces)
     files = {name: {face.file for face in found} for name, found in splits.items()}
-    assert sorted(sum(map(list, files.values()), [])) == sorted(face.file for face in faces)
+    assert sorted(file for found in files.values() for file in found) == sorted(face.file for face in faces)
     assert files["unlabeled"] == {face.file for face in faces if not face.is_labeled}
 
     number, names = number_subjects(faces)
@@ -332,6 +332,15 @@ def test_unreadable_images_are_skipped_and_counted(tmp_path, caplog):
     assert dataset.info.metadata["skipped"] == ["cut.jpg", "text.png"]
     assert "'cut.jpg' (landmarks.csv row 2): cannot be decoded" in caplog.text
     assert "'text.png': cannot be read as JPEG, PNG or WebP" in caplog.text
+
+
+def test_people_in_train_and_test_are_warned_of(tmp_path, caplog):
+    table = "file,subject,split,x0,y0\na.png,s,train,1,2\nb.png,{},test,1,2\n"
+    files = {"a.png": encode(plain()), "b.png": encode(plain())}
+    landmark_folder(write_folder(tmp_path / "1", files, table.format("t")), data_dir=tmp_path / "data")
+    assert "in train and in test" not in caplog.text
+    landmark_folder(write_folder(tmp_path / "2", files, table.format("s")), data_dir=tmp_path / "data")
+    assert "1 people are in train and in test" in caplog.text
 
 
 @pytest.mark.parametrize(("good", "bad"), [(0, 1), (30, 4)])

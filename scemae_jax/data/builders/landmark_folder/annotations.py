@@ -54,7 +54,7 @@ class Folder:
 
 
 def read_folder(root: str | os.PathLike) -> Folder:
-    """Lists the images below `root` (jpg, jpeg, png, webp, in any case) and reads its `landmarks.csv`, if any.
+    """Lists the images below `root` (jpg, jpeg, png, webp, in any case) and reads its `landmarks.csv`.
 
     Hidden files and folders (a name that starts with a dot) are left out. Images are not opened.
 
@@ -236,8 +236,8 @@ def _read_row(
 ) -> Face:
     if len(cells) != len(columns):
         raise DatasetError(
-            f"{where}: {len(cells)} cells where the header has {len(columns)} ({num_landmarks} landmarks); leave "
-            "cells empty, commas kept, for what is not annotated"
+            f"{where}: {len(cells)} cells where the header has {len(columns)} ({num_landmarks} landmarks); "
+            "leave cells empty, commas kept, for what is not annotated"
         )
     row = dict(zip(columns, cells, strict=True))
     file = _find_image(row["file"], images, where)

@@ -63,7 +63,7 @@ class LandmarkFolder(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description="A folder of face images, with the landmarks of its landmarks.csv where there is one.",
+            description="A folder of face images, with the landmarks of its landmarks.csv.",
             features=tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Image(shape=(SIZE, SIZE, 3), encoding_format="jpeg"),
@@ -120,8 +120,8 @@ class LandmarkFolder(tfds.core.GeneratorBasedBuilder):
         allowed = min(max(MAX_SKIPPED_ALWAYS, int(MAX_SKIPPED_FRACTION * total)), total - 1)
         if len(self._skipped) > allowed:
             raise DatasetError(
-                f"{self.builder_config.root!r}: {len(self._skipped)} of {total} images cannot be read, at most "
-                f"{allowed} may be skipped; the first are {', '.join(map(repr, self._skipped[:3]))}"
+                f"{self.builder_config.root!r}: {len(self._skipped)} of {total} images cannot be read, "
+                f"at most {allowed} may be skipped; the first are {', '.join(map(repr, self._skipped[:3]))}"
             )
 
     def _download_and_prepare(self, dl_manager, download_config) -> None:
