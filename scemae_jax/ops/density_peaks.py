@@ -22,8 +22,8 @@ class DensityPeaks(NamedTuple):
       density: log rho, the natural logarithm of the density: rho itself underflows. -inf for invalid tokens.
       delta: distance to the nearest token of higher density; for the densest token, its distance to the
         farthest one. 0 for invalid tokens.
-      score: log rho + log delta. A token that repeats a denser one (delta = 0) has the lowest finite float: it
-        comes after every other token but before the invalid ones, which have -inf.
+      score: log rho + log delta. A token that repeats a denser one (delta = 0) has the lowest finite float
+        and so comes after every other token; the invalid ones come last, with -inf.
     """
 
     centers: Int[Array, " k"]
@@ -48,8 +48,8 @@ def density_peaks(
     * `"log"`: log rho_i = -sum_j ||t_i - t_j||^2, as SCE-MAE prints it (with the sign a density must have).
       The sum is so large at ViT widths that it decides alone, and it falls with the distance to the mean
       token: the centres are the tokens nearest to the mean.
-    * `"scaled"`: log rho_i = -mean_j ||t_i - t_j||^2 / d. Highest at the mean too, but
-      delta has a say.
+    * `"scaled"`: log rho_i = -mean_j ||t_i - t_j||^2 / d. Highest at the mean token too, but delta
+      has a say.
     * `"knn"`: log rho_i = -mean ||t_i - t_j||^2 / d over the `neighbours` nearest other tokens (DPC-kNN,
       Du et al. 2016). The only local one, hence the only one to see several clusters as several peaks: the
       default.

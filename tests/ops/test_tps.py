@@ -1,0 +1,143 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.ndimage import map_coordinates
+
+from scemae_jax.ops.tps import ThinPlateWarp, sample_bilinear
+
+STILL = {
+    "weight_sd": 0,
+    "subset_weight_sd": None,
+    "translation_sd": 0,
+    "scale_sd": 0,
+    "rotation_sd_degrees": 0,
+}
+
+
+def formula(warp, height, width):
+    """Pixel (x, y) of the source read by each pixel, in float64, control point by control point."""
+    weights = np.asarray(warp.weights, np.float64)
+    scale, rotation = float(warp.scale), float(warp.rotation)
+    side = int(len(weights) ** 0.5)
+    ys, xs = np.mgrid[:height, :width].astype(np.float64)
+    p = np.stack([2 * xs / (width - 1) - 1, 2 * ys / (height - 1) - 1], axis=-1)
+    matrix = scale * np.array([[np.cos(rotation), -np.sin(rotation)], [np.sin(rotation), np.cos(rotation)]])
+    w = p @ matrix.T + np.asarray(warp.translation, np.float64)
+    for k, weight in enumerate(weights):
+        control = np.array([2 * (k % side) / (side - 1) - 1, 2 * (k // side) / (side - 1) - 1])
+        d2 = ((p - control) ** 2).sum(axis=-1, keepdims=True)
+        w += weight * d2 * np.log(d2 + 1e-5)
+    return (w + 1) / 2 * [width - 1, height - 1]
+
+
+@pytest.fixture(scope="module")
+def warps():
+    return [ThinPlateWarp.sample(key) for key in jax.random.split(jax.random.key(0), 4)]
+
+
+@pytest.mark.parametrize(("height", "width"), [(136, 136), (50, 70)])
+def test_sampling_positions_equal_the_formula(warps, height, width):
+    for warp in warps:
+        pixels = (np.asarray(warp.sampling_grid(height, width)) + 1) / 2 * [width - 1, height - 1]
+        np.testing.assert_allclose(pixels, formula(warp, height, width), atol=1e-3)
+
+
+def test_images_equal_scipy_at_these_positions(warps):
+    image = np.random.default_rng(0).uniform(size=(60, 70, 3)).astype(np.float32)
+    for warp in warps:
+        x, y = np.moveaxis(formula(warp, 60, 70), -1, 0)
+        expected = [map_coordinates(image[..., c], [y, x], order=1, mode="grid-constant") for c in range(3)]
+        np.testing.assert_allclose(warp.image(image), np.stack(expected, axis=-1), atol=1e-3)
+
+
+def test_bilinear_reading_inside_at_the_rim_and_far_outside():
+    rng = np.random.default_rng(1)
+    image = rng.uniform(size=(9, 7, 2)).astype(np.float32)
+    positions = np.concatenate(
+        [rng.uniform(-3, 12, size=(300, 2)), [[0, 0], [6, 8], [-1, 4], [7, 9], [1e9, -1e9]]]
+    )
+    x, y = positions.T
+    expected = [map_coordinates(image[..., c], [y, x], order=1, mode="grid-constant") for c in range(2)]
+    read = sample_bilinear(image, positions.astype(np.float32))
+    np.testing.assert_allclose(read, np.stack(expected, axis=-1), atol=1e-5)
+
+
+def test_landmarks_go_to_the_pixel_that_reads_nearest(warps):
+    points = np.random.default_rng(2).uniform(0, [69, 59], size=(20, 2)).astype(np.float32)
+    points[3] = np.nan
+    points[4, 0] = np.nan
+    for warp in warps:
+        reads = formula(warp, 60, 70)
+        moved = np.asarray(warp.landmarks(points, 60, 70))
+        assert np.isnan(moved[3:5]).all()
+        for point, (x, y) in zip(np.delete(points, [3, 4], 0), np.delete(moved, [3, 4], 0), strict=True):
+            distances = np.hypot(*np.moveaxis(reads - point, -1, 0))
+            assert x == int(x)
+            assert y == int(y)
+            assert distances[int(y), int(x)] <= distances.min() + 1e-3
+
+
+def test_an_image_and_its_landmarks_move_together_through_two_warps():
+    first, second = (ThinPlateWarp.sample(key) for key in jax.random.split(jax.random.key(5)))
+    points = np.array([[50.0, 60.0], [80.0, 45.0], [70.0, 90.0]], np.float32)
+    ys, xs = np.mgrid[:136, :136]
+    blobs = [np.exp(-((xs - x) ** 2 + (ys - y) ** 2) / 18) for x, y in points]  # one a channel
+    views = second.image(first.image(jnp.asarray(np.stack(blobs, axis=-1), jnp.float32)))
+    moved = second.landmarks(first.landmarks(points, 136, 136), 136, 136)
+    assert np.abs(moved - points).max() > 2
+    for channel, point in enumerate(moved):
+        y, x = np.unravel_index(np.argmax(views[..., channel]), (136, 136))
+        assert np.abs(np.array([x, y]) - point).max() <= 1
+
+
+def test_no_deviation_is_the_identity():
+    warp = ThinPlateWarp.sample(jax.random.key(0), **STILL)
+    image = np.random.default_rng(3).uniform(size=(40, 50, 3)).astype(np.float32)
+    points = np.array([[0, 0], [49, 39], [12, 30]], np.float32)
+    np.testing.assert_allclose(warp.image(image), image, atol=1e-4)
+    np.testing.assert_array_equal(warp.landmarks(points, 40, 50), points)
+
+
+@pytest.fixture(scope="module")
+def many():
+    return jax.vmap(ThinPlateWarp.sample)(jax.random.split(jax.random.key(7), 10_000))
+
+
+def test_drawn_deviations(many):
+    expected = {
+        "translation": (0, 0.05),
+        "scale": (1, 0.05),
+        "rotation": (0, np.radians(2.5)),
+        # Half of the weights have one deviation, half the other.
+        "weights": (0, np.sqrt((0.0005**2 + 0.005**2) / 2)),
+    }
+    for name, (mean, deviation) in expected.items():
+        drawn = np.asarray(getattr(many, name))
+        np.testing.assert_allclose(drawn.mean(axis=0), mean, atol=5 * deviation / 100, err_msg=name)
+        np.testing.assert_allclose(drawn.std(axis=0), deviation, rtol=0.06, err_msg=name)
+
+
+def test_drawn_weights_are_half_small_and_half_large(many):
+    within = np.mean(np.abs(many.weights) < 0.001)  # P(|N| < 2 sd) of the small, P(|N| < 0.2 sd) of the large
+    assert within == pytest.approx((0.9545 + 0.1585) / 2, abs=0.002)
+    replaced = np.abs(many.weights) > 0.0025  # beyond 5 sd of the small: x and y are replaced independently
+    both = np.mean(replaced[..., 0] & replaced[..., 1])
+    assert both == pytest.approx(np.mean(replaced) ** 2, rel=0.02)
+    none = jax.vmap(lambda key: ThinPlateWarp.sample(key, subset_weight_sd=None))(
+        jax.random.split(jax.random.key(8), 1000)
+    )
+    assert np.std(none.weights) == pytest.approx(0.0005, rel=0.02)
+
+
+def test_vmap_equals_a_loop(warps):
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *warps)
+    images = np.random.default_rng(4).uniform(size=(4, 30, 40, 3)).astype(np.float32)
+    batch = jax.jit(jax.vmap(ThinPlateWarp.image))(stacked, images)
+    for one, warp, image in zip(batch, warps, images, strict=True):
+        np.testing.assert_allclose(one, warp.image(image), atol=1e-4)
+
+
+def test_a_grid_of_one_point_is_refused():
+    with pytest.raises(ValueError, match="grid is 1"):
+        ThinPlateWarp.sample(jax.random.key(0), grid=1)
