@@ -1,4 +1,9 @@
-"""Real faces (ytf68: 4,483 video frames, 68 landmarks) through all stages."""
+"""Real faces through all stages: ytf68, 4,483 video frames of 287 people, 68 landmarks (any folder of that form).
+
+  python -m scemae_jax.main --config configs/ytf68.py:tiny --workdir runs/tiny --config.data.root=FOLDER
+
+`tiny` is for 2 CPU cores, `t8` and `s8` are DeiT-T and DeiT-S for a GPU; `launch/gpu_run.sh` runs those two there.
+"""
 
 import ml_collections
 
@@ -9,11 +14,30 @@ def get_config(size: str = "tiny") -> ml_collections.ConfigDict:
     config = default()
     config.data.dataset = "landmark_folder"
     config.data.root = "../shared/data/ytf68"
+    config.data.train_splits = ("train", "validation")
     if size == "tiny":
         config.model.encoder = "XS/8"
         config.model.decoder_width, config.model.decoder_depth, config.model.decoder_heads = 64, 2, 2
         config.pretrain.batch_size = 64
         config.pretrain.learning_rate = 1e-3
-        config.pretrain.epochs = 300.0
+        config.pretrain.steps = 11_000
         config.pretrain.checkpoint_every = 500
+        config.refine.batch_size = 64
+        config.refine.steps = 300
+        config.detect.heatmaps = 10
+        config.detect.epochs = 30.0
+    elif size in ("t8", "s8"):
+        config.model.encoder = {"t8": "T/8", "s8": "S/8"}[size]
+        config.dtype = "bfloat16"
+        config.data.synthetic_share = 0.3
+        config.data.variant = "large"
+        config.model.decoder_width, config.model.decoder_depth, config.model.decoder_heads = 192, 4, 3
+        config.pretrain.batch_size = 1024
+        config.pretrain.learning_rate = 1e-3
+        config.pretrain.steps = 20_000
+        config.refine.steps = 1000
+        config.detect.stride = 4
+        config.export.dtype = "float16"
+    else:
+        raise ValueError(f"unknown size {size!r}: choose tiny, t8 or s8")
     return config

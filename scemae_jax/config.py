@@ -93,6 +93,7 @@ def default() -> ml_collections.ConfigDict:
 
     config.export = export = ml_collections.ConfigDict()
     export.dtype = "float32"  # of the weights in the file: "float16" halves it
+    export.stride = 8  # of the features that the StableHLO file gives
     return config
 
 
@@ -109,7 +110,10 @@ def _training(
     stage.log_every = 50
     stage.checkpoint_every = 1000
     stage.augment = augment = ml_collections.ConfigDict()
-    augment.crop_scale = (0.3, 0.9)  # area of the crop as a share of the 136x136 image; the test window's is 0.5
+    augment.crop_scale = (
+        0.3,
+        0.9,
+    )  # area of the crop as a share of the 136x136 image; the test window's is 0.5
     augment.crop_ratio = (0.8, 1.25)
     augment.flip = True
     augment.jitter = 0.0  # of brightness, contrast and saturation

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Num
 
 from scemae_jax.data.augment import centre_crop
-from scemae_jax.models import carb, mae, vit
+from scemae_jax.models import carb, heads, mae, vit
 from scemae_jax.ops.cover_and_stride import cover_and_stride
 
 IMAGE_SIZE = 136
@@ -102,19 +102,46 @@ def _dense_features(params: Any, images: Array, *, architecture: Architecture, s
             backbone, projected = network.features(windows)
             chosen = projected if which == "projected" else jnp.concatenate([backbone, projected], axis=-1)
         grid = WINDOW // patch_size
-        return chosen.reshape(len(windows), grid, grid, -1).astype(jnp.float32)
+        return chosen.reshape(windows.shape[0], grid, grid, -1).astype(jnp.float32)
 
     normalised = architecture.normalise(images)
     return cover_and_stride(window_features, normalised, window=WINDOW, stride=stride, patch_size=patch_size)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Head:
+    """A trained landmark head, and which features it reads."""
+
+    num_landmarks: int
+    heatmaps: int
+    kernel_size: int
+    gain: float
+    stride: int
+    which: Which
+    params: Any
+
+    def build(self) -> heads.LandmarkHead:
+        return heads.LandmarkHead(self.num_landmarks, self.heatmaps, self.kernel_size, self.gain)
+
+    def sizes(self) -> dict[str, Any]:
+        """All fields but the weights; JSON-able."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "params"}
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def _head_points(params: Any, features: Array, *, network: heads.LandmarkHead) -> Array:
+    return network.apply({"params": params}, features)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
-    """A backbone, its projector once refined, and its MAE decoder where kept."""
+    """A backbone, its projector once refined, its landmark heads, and its MAE decoder where kept."""
 
     architecture: Architecture
     params: dict[str, Any]
     """`encoder`, `projector` (absent before stage 2) and `decoder` (absent from exported models)."""
+    heads: dict[int, Head] = dataclasses.field(default_factory=dict)
+    """Detectors by the number of their landmarks."""
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Where it came from: config hash, images seen, data; free-form, for people."""
 
@@ -146,17 +173,53 @@ class Model:
             side, v = WINDOW // stride, self.architecture.variant
             width = {"backbone": v.width, "projected": self.architecture.projection}
             return jnp.zeros((0, side, side, width.get(which, sum(width.values()))))
-        weights = {name: self.params[name] for name in ("encoder", "projector") if name in self.params}
-        compute = functools.partial(
-            _dense_features, weights, architecture=self.architecture, stride=stride, which=which
-        )
         chunks = []
         for start in range(0, len(images), CHUNK):
             chunk = images[start : start + CHUNK]
             missing = CHUNK - len(chunk) if len(images) > CHUNK else 0
             padded = jnp.pad(chunk, ((0, missing), (0, 0), (0, 0), (0, 0)))
-            chunks.append(compute(padded)[: len(chunk)])
+            chunks.append(self.dense_features(padded, stride, which)[: len(chunk)])
         return jnp.concatenate(chunks)
+
+    def dense_features(
+        self, images: Num[Array, "b 136 136 3"], stride: int, which: Which
+    ) -> Float[Array, "b 96/stride 96/stride c"]:
+        """`features` without its checks and chunks, to be traced into another computation."""
+        weights = {name: self.params[name] for name in ("encoder", "projector") if name in self.params}
+        return _dense_features(weights, images, architecture=self.architecture, stride=stride, which=which)
+
+    def with_head(self, head: Head) -> Model:
+        """This model with one more detector."""
+        return dataclasses.replace(self, heads={**self.heads, head.num_landmarks: head})
+
+    def detect(
+        self, images: Num[np.ndarray, "b h w 3"], num_landmarks: int | None = None
+    ) -> Float[np.ndarray, "b l 2"]:
+        """Landmarks (x, y) in pixels of the images given.
+
+        Args:
+          images: faces cut as the training ones; uint8, or floats in [0, 1].
+          num_landmarks: which detector, where the model has several.
+
+        Raises:
+          ValueError: the model has no such detector, or several and none was named; or as `features`.
+        """
+        if num_landmarks is None and len(self.heads) == 1:
+            (num_landmarks,) = self.heads
+        if num_landmarks not in self.heads:
+            raise ValueError(
+                f"num_landmarks is {num_landmarks}: this model detects {sorted(self.heads) or 'no landmarks'}; "
+                "fit_detector adds a detector"
+            )
+        head = self.heads[num_landmarks]
+        network, height, width = head.build(), *np.shape(images)[1:3]
+        points = []
+        for start in range(0, len(images), CHUNK):
+            features = self.features(images[start : start + CHUNK], head.stride, head.which)
+            points.append(np.asarray(_head_points(head.params, features, network=network)))
+        in_window = (np.concatenate(points) + 1) / 2 * (WINDOW - 1)
+        in_square = in_window + (IMAGE_SIZE - WINDOW) // 2
+        return (in_square + 0.5) * np.array([width / IMAGE_SIZE, height / IMAGE_SIZE], np.float32) - 0.5
 
 
 def as_square_images(images: Num[np.ndarray, "b h w 3"]) -> Num[Array, "b 136 136 3"]:
@@ -171,7 +234,7 @@ def as_square_images(images: Num[np.ndarray, "b h w 3"]) -> Num[Array, "b 136 13
     if dtype != np.uint8 and not np.issubdtype(dtype, np.floating):
         raise ValueError(f"images are of type {dtype}: uint8, or floats in [0, 1], are needed")
     images = jnp.asarray(images)
-    if dtype != np.uint8 and images.size and not (-1e-3 <= images.min() and images.max() <= 1 + 1e-3):
+    if dtype != np.uint8 and images.size and not (images.min() >= -1e-3 and images.max() <= 1 + 1e-3):
         raise ValueError(
             f"float images range from {images.min():.3g} to {images.max():.3g}: scale them to [0, 1], or pass uint8"
         )

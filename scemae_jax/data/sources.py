@@ -13,12 +13,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Float, Int, UInt8
 
-
+from scemae_jax.data.builders.celeba_landmarks import celeba_landmarks
 from scemae_jax.data.builders.landmark_folder import landmark_folder
-
+from scemae_jax.data.builders.synthetic_faces import SyntheticFaces
 from scemae_jax.data.images import DatasetError
-
-DATASETS = ("synthetic_faces", "landmark_folder", "celeba_landmarks")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,22 +67,17 @@ def open_dataset(config: ml_collections.ConfigDict, dataset: str | None = None) 
       DatasetError: the name is unknown, or the dataset needs a folder that is not given or not usable.
     """
     name = dataset or config.dataset
-    data_dir = os.path.expanduser(config.data_dir) if config.data_dir else tfds.core.constants.DATA_DIR
+    data_dir = Path(config.data_dir or tfds.core.constants.DATA_DIR).expanduser()
     if name == "synthetic_faces":
         builder = SyntheticFaces(config=config.variant, data_dir=data_dir, file_format="array_record")
-    elif name in ("landmark_folder", "celeba_landmarks"):
-        if not config.root:
-            raise DatasetError(f"{name} reads a folder of yours: name it with --config.data.root=FOLDER")
-        if name == "landmark_folder":
-            return landmark_folder(config.root, data_dir=data_dir)
-        builder = CelebaLandmarks(data_dir=data_dir, file_format="array_record")
-        settings = tfds.download.DownloadConfig(manual_dir=Path(config.root).absolute())
-        builder.download_and_prepare(download_config=settings)
+        builder.download_and_prepare()
         return builder
-    else:
-        raise DatasetError(f"unknown dataset {name!r}: choose one of {', '.join(DATASETS)}")
-    builder.download_and_prepare()
-    return builder
+    folders = {"landmark_folder": landmark_folder, "celeba_landmarks": celeba_landmarks}
+    if name not in folders:
+        raise DatasetError(f"unknown dataset {name!r}: choose one of synthetic_faces, {', '.join(folders)}")
+    if not config.root:
+        raise DatasetError(f"{name} reads a folder of yours: name it with --config.data.root=FOLDER")
+    return folders[name](config.root, data_dir=data_dir)
 
 
 def read_faces(builder: tfds.core.DatasetBuilder, splits: Sequence[str], limit: int | None = None) -> Faces:

@@ -58,9 +58,7 @@ class Decoder(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, tokens: Float[Array, "b 1+k d"], restore: Int[Array, "b n"], rows: int
-    ) -> Float[Array, "b n p"]:
+    def __call__(self, tokens: Float[Array, "b 1+k d"], restore: Int[Array, "b n"], rows: int) -> Float[Array, "b n p"]:
         """`tokens` are the encoder's, CLS first; `restore` is their place among all patches (`Masking`)."""
         b, n = restore.shape
         tokens = vit.dense(self.width, "embed", self.dtype)(tokens)
@@ -99,11 +97,18 @@ class MaskedAutoencoder(nn.Module):
         if noise.shape != target.shape[:2]:
             raise ValueError(f"noise of shape {noise.shape} given for patches of shape {target.shape[:2]}")
         if not 0 < int(noise.shape[1] * (1 - self.mask_ratio)) < noise.shape[1]:
-            raise ValueError(f"a mask ratio of {self.mask_ratio} of {noise.shape[1]} patches: nothing visible or hidden")
+            raise ValueError(
+                f"a mask ratio of {self.mask_ratio} of {noise.shape[1]} patches: nothing visible or hidden"
+            )
         masking = mask_by_noise(noise, self.mask_ratio)
         tokens = self.encoder(images, masking.keep)
         decoder = Decoder(
-            self.decoder_width, self.decoder_depth, self.decoder_heads, target.shape[-1], self.dtype, name="decoder"
+            self.decoder_width,
+            self.decoder_depth,
+            self.decoder_heads,
+            target.shape[-1],
+            self.dtype,
+            name="decoder",
         )
         reconstruction = decoder(tokens, masking.restore, images.shape[1] // patch_size).astype(jnp.float32)
         if self.normalise_target:

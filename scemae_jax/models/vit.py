@@ -157,9 +157,7 @@ class ViT(nn.Module):
         self.blocks = [Block(self.num_heads, self.mlp_ratio, self.dtype) for _ in range(self.depth)]
         self.norm = layer_norm(dtype=self.dtype)
 
-    def embed(
-        self, images: Float[Array, "b h w c"], keep: Int[Array, "b k"] | None = None
-    ) -> Float[Array, "b 1+k d"]:
+    def embed(self, images: Float[Array, "b h w c"], keep: Int[Array, "b k"] | None = None) -> Float[Array, "b 1+k d"]:
         """Patch embeddings with their position codes, CLS first; `keep` selects patches (all of them without it)."""
         rows, columns = images.shape[1] // self.patch_size, images.shape[2] // self.patch_size
         positions = jnp.asarray(sincos_position_code(self.width, rows, columns))[None]
@@ -168,7 +166,7 @@ class ViT(nn.Module):
             patches = jnp.take_along_axis(patches, keep[..., None], axis=1)
             positions = positions[0][keep]
         tokens = self.patch_projection(patches) + positions.astype(self.dtype)
-        cls_token = jnp.broadcast_to(self.cls_token.astype(self.dtype), (len(images), 1, self.width))
+        cls_token = jnp.broadcast_to(self.cls_token.astype(self.dtype), (images.shape[0], 1, self.width))
         return jnp.concatenate([cls_token, tokens], axis=1)
 
     def layers(
@@ -190,7 +188,11 @@ class ViT(nn.Module):
         return self.norm(tokens)
 
     def __call__(
-        self, images: Float[Array, "b h w c"], keep: Int[Array, "b k"] | None = None, *, intermediates: bool = False
+        self,
+        images: Float[Array, "b h w c"],
+        keep: Int[Array, "b k"] | None = None,
+        *,
+        intermediates: bool = False,
     ) -> Float[Array, "b 1+k d"] | tuple[Float[Array, "b 1+k d"], dict[str, Array]]:
         """Encodes images (normalised, not raw pixels).
 

@@ -75,7 +75,11 @@ def make_step(task: Task, mesh: Mesh) -> Callable:
         params = optax.apply_updates(state.params, updates)
         seen = seen.merge(
             gathered.single_from_model_output(
-                loss=loss, gradient_norm=norm, step=state.step + 1, finite=jnp.isfinite(loss + norm), **outputs
+                loss=loss,
+                gradient_norm=norm,
+                step=state.step + 1,
+                finite=jnp.isfinite(loss + norm),
+                **outputs,
             )
         )
         return TrainState(state.step + 1, params, opt_state, state.key), seen

@@ -22,7 +22,5 @@ def learning_rate(config: ml_collections.ConfigDict, steps: int) -> optax.Schedu
 
 def adamw(config: ml_collections.ConfigDict, steps: int) -> optax.GradientTransformation:
     """The optimiser a stage's config describes: fields learning_rate, warmup, betas, weight_decay, clip (0: none)."""
-    optimizer = optax.adamw(
-        learning_rate(config, steps), *config.betas, weight_decay=config.weight_decay, mask=decays
-    )
+    optimizer = optax.adamw(learning_rate(config, steps), *config.betas, weight_decay=config.weight_decay, mask=decays)
     return optax.chain(optax.clip_by_global_norm(config.clip), optimizer) if config.clip else optimizer

@@ -24,9 +24,7 @@ def initial_projector(architecture: Architecture, seed: int) -> Any:
     return projector.init(jax.random.key(seed), jnp.zeros((1, architecture.variant.width)))["params"]
 
 
-def positions_in_image(
-    selected: carb.SelectedTokens, crops: augment.Crops, patch_size: int
-) -> Float[Array, "b t 2"]:
+def positions_in_image(selected: carb.SelectedTokens, crops: augment.Crops, patch_size: int) -> Float[Array, "b t 2"]:
     """Places of the selected tokens in the source image, in units of the patch grid at the window's own scale."""
     side = WINDOW // patch_size
     grid = jnp.asarray(carb.patch_positions(side, side))[selected.patches]

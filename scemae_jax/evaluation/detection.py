@@ -1,0 +1,173 @@
+"""Landmark detection: a light head on frozen features, and its error by the protocol of prior work."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Num
+
+from scemae_jax.data import augment, pipeline
+from scemae_jax.model import IMAGE_SIZE, WINDOW, Head, Model, as_square_images
+from scemae_jax.training import loop, optimizer, sharding
+
+LOSS_SCALE = 10.0
+EYES = {5: (0, 1), 68: (36, 45)}
+"""The two points between which the inter-ocular distance is taken: eyes of 5 points, outer eye corners of 68."""
+
+
+def inter_ocular_error(
+    predicted: Float[Array, "n l 2"], truth: Float[Array, "n l 2"], eyes: tuple[int, int]
+) -> Float[Array, "n"]:
+    """Mean distance of each image's landmarks from the truth, in % of the distance between its two `eyes`."""
+    predicted, truth = jnp.asarray(predicted), jnp.asarray(truth)
+    distances = jnp.linalg.norm(predicted - truth, axis=-1).mean(axis=-1)
+    return 100 * distances / jnp.linalg.norm(truth[:, eyes[0]] - truth[:, eyes[1]], axis=-1)
+
+
+def box_diagonal_error(predicted: Float[Array, "n l 2"], truth: Float[Array, "n l 2"]) -> Float[Array, "n"]:
+    """Mean distance of each image's landmarks, in % of the diagonal of their true bounding box."""
+    predicted, truth = jnp.asarray(predicted), jnp.asarray(truth)
+    distances = jnp.linalg.norm(predicted - truth, axis=-1).mean(axis=-1)
+    return 100 * distances / jnp.linalg.norm(truth.max(axis=1) - truth.min(axis=1), axis=-1)
+
+
+def summarise(
+    predicted: Float[np.ndarray, "n l 2"], truth: Float[np.ndarray, "n l 2"], eyes: tuple[int, int] | None
+) -> dict[str, Any]:
+    """Mean, deviation over images and number of images; without known eyes, by the box's diagonal."""
+    errors = inter_ocular_error(predicted, truth, eyes) if eyes else box_diagonal_error(predicted, truth)
+    return {"error": float(errors.mean()), "deviation": float(errors.std()), "count": len(errors)}
+
+
+def unit(eyes: tuple[int, int] | None) -> str:
+    return "% of the inter-ocular distance" if eyes else "% of the diagonal of the landmarks' box"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Indices:
+    """Examples that are numbers: the features stay on the accelerator."""
+
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return {"index": np.int32(index)}
+
+
+def to_window(points: Float[np.ndarray, "n l 2"]) -> Float[np.ndarray, "n l 2"]:
+    """Landmarks in pixels of 136x136 as coordinates in [-1, 1] over the centre window."""
+    return 2 * (points - (IMAGE_SIZE - WINDOW) // 2) / (WINDOW - 1) - 1
+
+
+def fit_head(
+    model: Model,
+    images: Num[np.ndarray, "n 136 136 3"],
+    landmarks: Float[np.ndarray, "n l 2"],
+    settings: ml_collections.ConfigDict,
+    *,
+    seed: int,
+    workdir: Path,
+    name: str,
+    stop_at: float | None = None,
+) -> Head:
+    """Trains a landmark head on features computed once and kept on the accelerator.
+
+    Args:
+      model: gives the features; nothing in it changes.
+      images: annotated faces.
+      landmarks: (x, y) in pixels of them.
+      settings: `config.detect`.
+      seed: of the head's initial weights and of the order of the images.
+      workdir: checkpoints and metrics go there, under `name`.
+      name: of the task.
+      stop_at: see `loop.fit`.
+
+    Raises:
+      ValueError: there are no images, or a landmark is unknown.
+    """
+    if not len(images) or not np.isfinite(landmarks).all():
+        raise ValueError(f"a detector needs annotated faces: {len(images)} given, {int(np.isnan(landmarks).sum())} "
+                         "unknown coordinates among them")  # fmt: skip
+    targets = to_window(landmarks)
+    features = model.features(images, settings.stride, settings.which)
+    if settings.mirror:
+        mirrored = model.features(images[:, :, ::-1], settings.stride, settings.which)
+        order = augment.mirrored_order(landmarks.shape[1])
+        features = jnp.concatenate([features, mirrored])
+        targets = np.concatenate([targets, (targets * [-1, 1])[:, order]])
+    head = Head(
+        num_landmarks=landmarks.shape[1], heatmaps=settings.heatmaps, kernel_size=settings.kernel_size,
+        gain=settings.gain, stride=settings.stride, which=settings.which, params={},
+    )  # fmt: skip
+    network = head.build()
+
+    def loss(params: Any, constants: Any, batch: dict[str, Array], _: Array) -> tuple[Array, dict[str, Array]]:
+        predicted = network.apply({"params": params}, constants["features"][batch["index"]])
+        error = optax.huber_loss(LOSS_SCALE * predicted, LOSS_SCALE * constants["targets"][batch["index"]])
+        return error.mean(), {}
+
+    batch_size = min(settings.batch_size, len(features))
+    batch_size = max(batch_size // jax.device_count(), 1) * jax.device_count()
+    steps = settings.steps or max(1, round(settings.epochs * len(features) / batch_size))
+    batches = pipeline.training_batches([_Indices(len(features))], weights=[1.0], batch_size=batch_size, seed=seed)
+    task = loop.Task(
+        name=name,
+        loss=loss,
+        outputs=(),
+        params=jax.jit(network.init)(jax.random.key(seed), features[:1])["params"],
+        constants={"features": features, "targets": jnp.asarray(targets, jnp.float32)},
+        batches=batches,
+        batch_size=batch_size,
+        optimizer=optimizer.adamw(settings, steps),
+        schedule=optimizer.learning_rate(settings, steps),
+        steps=steps,
+        log_every=settings.log_every,
+        checkpoint_every=settings.checkpoint_every,
+        seed=seed,
+    )
+    params = loop.fit(task, workdir=workdir, mesh=sharding.data_mesh(), stop_at=stop_at)
+    return dataclasses.replace(head, params=jax.device_get(params))
+
+
+def fit_detector(
+    model: Model,
+    images: Num[np.ndarray, "n h w 3"],
+    landmarks: Float[np.ndarray, "n l 2"],
+    *,
+    seed: int = 0,
+    **settings: Any,
+) -> Model:
+    """A model that also detects these landmarks, learnt from annotated faces: `model.detect(images)`.
+
+    Args:
+      model: from `scemae_jax.load`.
+      images: uint8, or floats in [0, 1].
+      landmarks: (x, y) in pixels of `images`.
+      seed: of the head.
+      **settings: fields of `config.detect` to change, such as epochs or kernel_size.
+
+    Raises:
+      ValueError: as `fit_head`; AttributeError for a setting that does not exist.
+    """
+    from scemae_jax.config import default
+
+    fields = default().detect
+    if unknown := settings.keys() - fields.keys():
+        raise AttributeError(f"no detector setting is called {sorted(unknown)}: there are {sorted(fields)}")
+    fields.update(settings)
+    squares, scaled = as_square_images(images), np.asarray(landmarks, np.float32)
+    height, width = np.shape(images)[1:3]
+    scaled = (scaled + 0.5) * np.array([IMAGE_SIZE / width, IMAGE_SIZE / height], np.float32) - 0.5
+    with tempfile.TemporaryDirectory() as folder:
+        head = fit_head(model, squares, scaled, fields, seed=seed, workdir=Path(folder), name="detect")
+    return model.with_head(head)

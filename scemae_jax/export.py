@@ -1,0 +1,107 @@
+"""Models as files: msgpack with weights, sizes and normalisation; StableHLO for other runtimes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import serialization
+
+from scemae_jax.model import IMAGE_SIZE, Architecture, Head, Model, Which
+
+FORMAT = 1
+
+
+def save_model(model: Model, path: Path, *, dtype: str = "float32") -> None:
+    """Writes a model to one msgpack file (to a temporary name first, so that a cut-off write leaves no half file).
+
+    Args:
+      model: encoder, projector, heads; the decoder too if it is among the parameters.
+      path: of the file.
+      dtype: of the weights in the file.
+
+    Raises:
+      ValueError: the dtype is not float32 or float16, or float16 cannot hold a weight.
+    """
+    if dtype not in ("float32", "float16"):
+        raise ValueError(f"export dtype is {dtype!r}: choose 'float32' or 'float16'")
+
+    def stored(tree: Any) -> Any:
+        narrowed = jax.tree.map(lambda x: np.asarray(x, dtype), jax.device_get(tree))
+        if not all(np.isfinite(x).all() for x in jax.tree.leaves(narrowed)):
+            raise ValueError(f"a weight is not finite as {dtype}: export with dtype 'float32', or look at the training")
+        return narrowed
+
+    content = {
+        "format": FORMAT,
+        "architecture": json.dumps(dataclasses.asdict(model.architecture)),
+        "provenance": json.dumps(model.provenance),
+        "params": stored(model.params),
+        "heads": {str(n): {"sizes": json.dumps(h.sizes()), "params": stored(h.params)} for n, h in model.heads.items()},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(serialization.msgpack_serialize(content))
+    partial.replace(path)
+
+
+def load(path: str | Path) -> Model:
+    """Opens an exported model: a file, or the name of one that comes with the package.
+
+    Raises:
+      FileNotFoundError: there is no such file or name.
+      ValueError: the file is not an exported model, or of a format this version does not read.
+    """
+    file = Path(path)
+    if not file.is_file():
+        known = {p.name.removesuffix(".msgpack"): p for p in pretrained()}
+        if str(path) not in known:
+            names = ", ".join(sorted(known)) or "none"
+            raise FileNotFoundError(f"no model file {str(path)!r}, and no model of that name in the package ({names})")
+        file = known[str(path)]
+    try:
+        content = serialization.msgpack_restore(file.read_bytes())
+        version = content["format"]
+    except Exception as error:
+        raise ValueError(f"{file} is not a model exported by scemae_jax: {error}") from error
+    if version != FORMAT:
+        raise ValueError(f"{file} has format {version}, this version of scemae_jax reads {FORMAT}: export it anew")
+
+    def float32(tree: Any) -> Any:
+        return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
+
+    fields = json.loads(content["architecture"])
+    fields |= {name: tuple(fields[name]) for name in ("mean", "std")}
+    return Model(
+        architecture=Architecture(**fields),
+        params=float32(content["params"]),
+        heads={
+            int(n): Head(**json.loads(h["sizes"]), params=float32(h["params"])) for n, h in content["heads"].items()
+        },
+        provenance=json.loads(content["provenance"]),
+    )
+
+
+def pretrained() -> list[Path]:
+    """Files of the models that come with the package."""
+    folder = Path(str(resources.files("scemae_jax"))) / "pretrained"
+    return sorted(folder.glob("*.msgpack"))
+
+
+def export_stablehlo(model: Model, path: Path, *, stride: int, which: Which) -> None:
+    """Writes the feature function, weights inside, as serialised StableHLO (`jax.export`).
+
+    It takes uint8 [b, 136, 136, 3] of any b and gives what `Model.features` does; it runs on CPU, GPU and TPU.
+    """
+    (batch,) = jax.export.symbolic_shape("b")
+    images = jax.ShapeDtypeStruct((batch, IMAGE_SIZE, IMAGE_SIZE, 3), jnp.uint8)
+    function = jax.jit(lambda images: model.dense_features(images, stride, which))
+    exported = jax.export.export(function, platforms=("cpu", "cuda", "tpu"))(images)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(exported.serialize())

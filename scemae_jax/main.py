@@ -1,0 +1,94 @@
+"""SCE-MAE: landmarks from unlabelled faces and few annotations.
+
+Runs the stages that the config names, each into the workdir: pretrain, refine, match, detect, report, export. A stage
+that has finished is skipped, one that was cut off goes on from its last checkpoint: run the same command again.
+
+  python -m scemae_jax.main --config configs/quickstart.py --workdir runs/quickstart
+  python -m scemae_jax.main --config configs/folder.py --config.data.root=FOLDER --workdir runs/mine
+  python -m scemae_jax.main --config configs/ytf68.py:t8 --workdir runs/t8 --config.refine.temperature=0.2
+
+Every field of the config can be set so; scemae_jax/config.py says what each means. Exit status: 0 done, 1 error,
+75 stopped at --stop_after_minutes with everything saved.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags, logging
+from clu import parameter_overview
+from ml_collections import config_flags
+
+from scemae_jax import config as configuration
+from scemae_jax import stages
+from scemae_jax.data.images import DatasetError
+from scemae_jax.report.table import print_results
+from scemae_jax.training import loop, pretrain, refine
+
+STOPPED_EARLY = 75
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/.", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything the run writes; made if it is not there.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Show parameters, a batch and the steps, and train nothing.")
+STOP_AFTER = flags.DEFINE_float(
+    "stop_after_minutes",
+    None,
+    "Save and stop after so many minutes; the same command goes on later.",
+    lower_bound=0,
+)
+
+
+def dry_run(experiment: stages.Experiment) -> None:
+    """Prints what the run would do."""
+    config, architecture = experiment.config, experiment.architecture
+    params = pretrain.initial_params(architecture, config.seed)
+    params |= {"projector": refine.initial_projector(architecture, config.seed)}
+    print(parameter_overview.get_parameter_overview(params, include_stats=False))
+    print(f"images for stages 1 and 2: {experiment.num_images}")
+    for name in ("pretrain", "refine"):
+        if name not in config.stages:
+            continue
+        stage = config[name]
+        batch = jnp.stack([experiment.training_sources[0][0][0]["image"]] * stage.batch_size)
+        views, _ = jax.eval_shape(lambda b, a=stage.augment: pretrain.random_views(jax.random.key(0), b, a), batch)
+        steps = configuration.num_steps(stage, experiment.num_images)
+        print(
+            f"{name}: batch {batch.dtype}{list(batch.shape)} -> views {views.dtype}{list(views.shape)}, {steps} steps, "
+            f"{steps * stage.batch_size:,} images seen"
+        )
+    print(f"stages: {', '.join(config.stages)}; devices: {jax.device_count()} {jax.default_backend()}")
+
+
+def main(argv: Sequence[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"not understood: {' '.join(argv[1:])}; fields of the config are set with --config.a.b=v")
+    stop_at = None if STOP_AFTER.value is None else time.monotonic() + 60 * STOP_AFTER.value
+    experiment = stages.Experiment(CONFIG.value, Path(WORKDIR.value), stop_at)
+    try:
+        configuration.check_stages(experiment.config)
+        if DRY_RUN.value:
+            dry_run(experiment)
+        else:
+            print_results(stages.run_all(experiment))
+    except loop.OutOfTime as stopped:
+        print(stopped)
+        sys.exit(STOPPED_EARLY)
+    except (DatasetError, ValueError, FileNotFoundError, loop.NonFiniteLossError) as error:
+        logging.debug("where it happened", exc_info=True)
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def run() -> None:
+    flags.mark_flags_as_required(["config", "workdir"])
+    logging.set_verbosity(logging.WARNING)
+    app.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,358 @@
+"""The stages of an experiment, each a function of it: what they read and write under the workdir."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from absl import logging
+
+from scemae_jax import config as configuration
+from scemae_jax.data import pipeline, sources
+from scemae_jax.data.augment import five_points
+from scemae_jax.data.sources import Faces
+from scemae_jax.evaluation import detection, matching
+from scemae_jax.export import export_stablehlo, load, save_model
+from scemae_jax.model import Architecture, Model
+from scemae_jax.report.build import build_report
+from scemae_jax.training import loop, pretrain, refine, sharding
+from scemae_jax.training.checkpoints import restore_params
+from scemae_jax.training.metrics import read_metrics
+
+POSITION_MEAN_IMAGES = 256
+"""Training images over which each position's mean feature is taken."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One config and its workdir."""
+
+    config: ml_collections.ConfigDict
+    workdir: Path
+    stop_at: float | None = None
+    """Time (`time.monotonic`) after which training saves and stops."""
+
+    @functools.cached_property
+    def architecture(self) -> Architecture:
+        return configuration.architecture(self.config)
+
+    @functools.cached_property
+    def training_sources(self) -> tuple[list, list[float]]:
+        return sources.training_sources(self.config.data)
+
+    @property
+    def num_images(self) -> int:
+        return sum(len(source) for source in self.training_sources[0])
+
+    def batches(self, batch_size: int, seed: int):
+        images, weights = self.training_sources
+        return pipeline.training_batches(images, weights=weights, batch_size=batch_size, seed=seed)
+
+    def faces(self, *splits: str) -> Faces:
+        """Annotated faces of the dataset's splits."""
+        return sources.read_faces(sources.open_dataset(self.config.data), splits).annotated()
+
+    @functools.cached_property
+    def initial(self) -> Model | None:
+        """The model that `config.init` names, checked to be of the config's encoder."""
+        if not self.config.init:
+            return None
+        model = load(self.config.init)
+        there, here = model.architecture, self.architecture
+        if there.encoder != here.encoder:
+            raise ValueError(
+                f"config.init: {self.config.init} has encoder {there.encoder!r}, config.model.encoder is "
+                f"{here.encoder!r}: make them agree"
+            )
+        if (there.mean, there.std) != (here.mean, here.std):
+            raise ValueError(
+                f"config.init: {self.config.init} was trained with mean {there.mean} and std {there.std}, "
+                f"config.data.normalisation {self.config.data.normalisation!r} has {here.mean} and {here.std}"
+            )
+        return model
+
+    def initial_params(self) -> Any:
+        """What stage 1 starts from: random, or `config.init` (its decoder too, where it has one that fits)."""
+        params = pretrain.initial_params(self.architecture, self.config.seed)
+        if self.initial is None:
+            return params
+        taken = {name: value for name, value in self.initial.params.items() if name in params}
+        if not _same_shapes(taken.get("decoder"), params["decoder"]):
+            taken.pop("decoder", None)
+        logging.info("config.init: %s taken from %s", " and ".join(taken), self.config.init)
+        return {**params, **taken}
+
+    def _checkpoint(self, stage: str) -> Any | None:
+        try:
+            return restore_params(self.workdir / "checkpoints" / stage)
+        except FileNotFoundError:
+            return None
+
+    def mae(self) -> Model:
+        """The backbone after stage 1.
+
+        Raises:
+          FileNotFoundError: stage 1 did not run here, and `config.init` names no model to use instead.
+        """
+        params = self._checkpoint("pretrain") or (self.initial and self.initial.params)
+        if params is None:
+            raise FileNotFoundError(
+                f"no backbone in {self.workdir}: put 'pretrain' among config.stages, or set config.init to a model"
+            )
+        kept = {name: params[name] for name in ("encoder", "decoder") if name in params}
+        return Model(architecture=self.architecture, params=kept)
+
+    def untrained(self) -> Model:
+        """The same network with random weights."""
+        encoder = pretrain.initial_params(self.architecture, self.config.seed)["encoder"]
+        return Model(architecture=self.architecture, params={"encoder": encoder})
+
+    def model(self) -> Model:
+        """Backbone and projector, as far as the stages have come."""
+        mae = self.mae()
+        params = {"encoder": mae.params["encoder"]}
+        projector = self._checkpoint("refine")
+        if projector is None and self._checkpoint("pretrain") is None:
+            projector = self.initial and self.initial.params.get("projector")
+        if projector is not None:
+            params["projector"] = projector
+        return dataclasses.replace(mae, params=params)
+
+
+def _same_shapes(a: Any, b: Any) -> bool:
+    return jax.tree.map(np.shape, a) == jax.tree.map(np.shape, b)
+
+
+def run_pretrain(experiment: Experiment) -> dict[str, Any]:
+    config, stage = experiment.config, experiment.config.pretrain
+    steps = configuration.num_steps(stage, experiment.num_images)
+    batches = experiment.batches(stage.batch_size, config.seed)
+    task = pretrain.task(config, experiment.architecture, experiment.initial_params(), batches, steps)
+    return _train(experiment, task)
+
+
+def run_refine(experiment: Experiment) -> dict[str, Any]:
+    config, stage = experiment.config, experiment.config.refine
+    steps = configuration.num_steps(stage, experiment.num_images)
+    batches = experiment.batches(stage.batch_size, config.seed + 1)
+    encoder = experiment.mae().params["encoder"]
+    projector = refine.initial_projector(experiment.architecture, config.seed + 1)
+    return _train(experiment, refine.task(config, experiment.architecture, encoder, projector, batches, steps))
+
+
+def _train(experiment: Experiment, task: loop.Task) -> dict[str, Any]:
+    loop.fit(task, workdir=experiment.workdir, mesh=sharding.data_mesh(), stop_at=experiment.stop_at)
+    rows = [row for row in read_metrics(experiment.workdir) if row["stage"] == task.name]
+    images = np.diff([0, *(row["step"] for row in rows)]) * task.batch_size
+    seconds = sum(n / row["images_per_second"] for n, row in zip(images, rows, strict=True))
+    return {
+        "steps": task.steps,
+        "images": experiment.num_images,
+        "images_seen": task.steps * task.batch_size,
+        "seconds": round(seconds, 1),
+        **{name: rows[-1][name] for name in ("loss", *task.outputs)},
+    }
+
+
+def run_match(experiment: Experiment) -> dict[str, Any]:
+    """Matching errors of the features and the baselines on the same pairs."""
+    settings, faces = experiment.config.match, experiment.faces(experiment.config.data.test_split)
+    if faces.landmarks.shape[1] == 68:
+        faces = dataclasses.replace(faces, landmarks=five_points(faces.landmarks))
+    pairs = matching.consecutive_pairs(len(faces), settings.max_pairs)
+    mae, model = experiment.mae(), experiment.model()
+
+    builder = sources.open_dataset(experiment.config.data)
+    some = sources.read_faces(builder, experiment.config.data.unlabelled_splits, POSITION_MEAN_IMAGES).images
+    features: dict[str, matching.FeatureFn | None] = {
+        "own location": None,
+        "raw patches": matching.raw_patches,
+    }
+    models = {"untrained": (experiment.untrained(), "backbone"), "MAE only": (mae, "backbone")}
+    if model.refined:
+        models["SCE-MAE"] = (model, "projected")
+    for name, (network, which) in models.items():
+        features[name] = functools.partial(network.features, stride=settings.stride, which=which)
+        if name != "untrained":
+            features[f"{name}, position-free"] = matching.without_position(features[name], some)
+    errors = matching.match(faces, features, pairs=pairs, seed=settings.warp_seed)
+    return {
+        "split": experiment.config.data.test_split,
+        "pairs": len(pairs),
+        "warp_seed": settings.warp_seed,
+        "stride": settings.stride,
+        "landmarks": faces.landmarks.shape[1],
+        "unit": matching.UNIT,
+        "features": {name: result.summary() for name, result in errors.items()},
+    }
+
+
+def detected_sets(experiment: Experiment, available: int) -> list[int]:
+    """How many landmarks each detector finds: those of `config.detect.landmarks` that the data allow, else all."""
+    possible = {5, 68} if available == 68 else {available}
+    return [n for n in experiment.config.detect.landmarks if n in possible] or [available]
+
+
+def _landmarks(faces: Faces, count: int) -> np.ndarray:
+    return faces.landmarks if faces.landmarks.shape[1] == count else five_points(faces.landmarks)
+
+
+def run_detect(experiment: Experiment) -> dict[str, Any]:
+    """Trains a landmark head on the annotated training faces and measures it on the test split."""
+    config = experiment.config
+    train, test = experiment.faces(*config.data.train_splits), experiment.faces(config.data.test_split)
+    model, results = experiment.model(), {}
+    settings = config.detect.copy_and_resolve_references()
+    if not model.refined and settings.which != "backbone":
+        logging.warning("no projector (stage 2 did not run): the detector reads the backbone's features alone")
+        settings.which = "backbone"
+    for count in detected_sets(experiment, train.landmarks.shape[1]):
+        head = detection.fit_head(
+            model, train.images, _landmarks(train, count), settings, seed=config.seed, workdir=experiment.workdir,
+            name=f"detect_{count}", stop_at=experiment.stop_at,
+        )  # fmt: skip
+        save_model(model.with_head(head), experiment.workdir / "detectors" / f"{count}.msgpack")
+        truth, eyes = _landmarks(test, count), detection.EYES.get(count)
+        mean_shape = np.broadcast_to(_landmarks(train, count).mean(axis=0), truth.shape)
+        detected = model.with_head(head).detect(test.images, count)
+        results[str(count)] = {
+            "split": config.data.test_split,
+            "images": len(test),
+            "annotated_images": len(train),
+            "unit": detection.unit(eyes),
+            "methods": {
+                "mean shape": detection.summarise(mean_shape, truth, eyes),
+                "SCE-MAE" if model.refined else "MAE only": detection.summarise(detected, truth, eyes),
+            },
+        }
+    return results
+
+
+def final_model(experiment: Experiment) -> Model:
+    """Backbone, projector and the detectors that were trained."""
+    model = experiment.model()
+    for path in sorted((experiment.workdir / "detectors").glob("*.msgpack")):
+        for head in load(path).heads.values():
+            model = model.with_head(head)
+    return model
+
+
+def run_report(experiment: Experiment) -> dict[str, Any]:
+    model = final_model(experiment)
+    path = build_report(
+        experiment.workdir,
+        faces=experiment.faces(experiment.config.data.test_split),
+        mae=experiment.mae(),
+        model=model,
+        detectors={count: functools.partial(model.detect, num_landmarks=count) for count in model.heads},
+        results=read_results(experiment.workdir),
+        metrics=read_metrics(experiment.workdir),
+        examples=experiment.config.report.examples,
+        seed=experiment.config.seed,
+    )
+    return {"path": str(path.relative_to(experiment.workdir))}
+
+
+def run_export(experiment: Experiment) -> dict[str, Any]:
+    settings, results = experiment.config.export, read_results(experiment.workdir)
+    provenance = {
+        "config_hash": results["config_hash"],
+        "dataset": experiment.config.data.dataset,
+        "init": experiment.config.init,
+        "images_seen": sum(results.get(stage, {}).get("images_seen", 0) for stage in ("pretrain", "refine")),
+    }
+    model = dataclasses.replace(final_model(experiment), provenance=provenance)
+    path = experiment.workdir / "export" / "scemae.msgpack"
+    save_model(model, path, dtype=settings.dtype)
+    which = "projected" if model.refined else "backbone"
+    export_stablehlo(load(path), path.with_suffix(".stablehlo"), stride=settings.stride, which=which)
+    parameters = sum(np.size(x) for x in jax.tree.leaves(model.params))
+    return {
+        "path": str(path.relative_to(experiment.workdir)),
+        "bytes": path.stat().st_size,
+        "parameters": int(parameters),
+    }
+
+
+RUN: dict[str, Callable[[Experiment], dict[str, Any]]] = {
+    "pretrain": run_pretrain,
+    "refine": run_refine,
+    "match": run_match,
+    "detect": run_detect,
+    "report": run_report,
+    "export": run_export,
+}
+
+TRAINING = ("pretrain", "refine", "detect")
+
+
+def read_results(workdir: Path) -> dict[str, Any]:
+    path = workdir / "results.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write_json(path: Path, content: Any) -> None:
+    """All or nothing: a run that is cut off leaves the old file."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(path)
+
+
+def claim_workdir(experiment: Experiment) -> None:
+    """Writes config.json, or checks that the one there is of the same experiment.
+
+    Raises:
+      ValueError: it is of another; the message lists the differences.
+    """
+    experiment.workdir.mkdir(parents=True, exist_ok=True)
+    path, fields = experiment.workdir / "config.json", configuration.plain(experiment.config)
+    if path.exists():
+        lines = configuration.differences(json.loads(path.read_text()), fields)
+        if lines:
+            raise ValueError(
+                f"{experiment.workdir} holds a run of another config:\n  " + "\n  ".join(lines) + "\n"
+                "Choose another --workdir, or the config of that run."
+            )
+    write_json(path, fields)
+
+
+def run_all(experiment: Experiment) -> dict[str, Any]:
+    """Runs the stages of the config that have not finished, in order, and returns all results.
+
+    Evaluation, report and export run anew if a stage before them ran now.
+
+    Raises:
+      ValueError: the workdir is of another config, or a stage that trains finished before one it builds on.
+    """
+    claim_workdir(experiment)
+    config, results = experiment.config, read_results(experiment.workdir)
+    results |= {
+        "config_hash": configuration.config_hash(config),
+        "seed": config.seed,
+        "dataset": config.data.dataset,
+        "encoder": config.model.encoder,
+    }
+    something_ran = False
+    for stage in config.stages:
+        if stage in results and not something_ran:
+            print(f"{stage}: finished before")
+            continue
+        if stage in results and stage in TRAINING:
+            raise ValueError(
+                f"{experiment.workdir}: {stage} had finished before a stage it builds on ran just now, so its weights "
+                "belong to another backbone: use another --workdir"
+            )
+        started = time.monotonic()
+        results[stage] = RUN[stage](experiment)
+        something_ran = True
+        write_json(experiment.workdir / "results.json", results)
+        print(f"{stage}: finished in {time.monotonic() - started:.0f} s", flush=True)
+    return results
