@@ -11,6 +11,9 @@ import ml_collections
 from scemae_jax.model import Architecture
 from scemae_jax.models import vit
 
+Config = Any
+"""An `ml_collections.ConfigDict`, whose fields no type checker knows."""
+
 STAGES = ("pretrain", "refine", "match", "detect", "report", "export")
 
 NORMALISATION = {
@@ -19,7 +22,7 @@ NORMALISATION = {
 }
 
 
-def default() -> ml_collections.ConfigDict:
+def default() -> Config:
     """The config that the others start from: the paper's method at DeiT-S size, on synthetic faces."""
     config = ml_collections.ConfigDict()
     config.stages = STAGES
@@ -97,9 +100,7 @@ def default() -> ml_collections.ConfigDict:
     return config
 
 
-def _training(
-    *, batch_size: int, learning_rate: float, betas: tuple[float, float], warmup: float
-) -> ml_collections.ConfigDict:
+def _training(*, batch_size: int, learning_rate: float, betas: tuple[float, float], warmup: float) -> Config:
     stage = ml_collections.ConfigDict()
     stage.batch_size = batch_size
     stage.learning_rate = learning_rate
@@ -120,7 +121,7 @@ def _training(
     return stage
 
 
-def architecture(config: ml_collections.ConfigDict) -> Architecture:
+def architecture(config: Config) -> Architecture:
     """The networks that a config describes.
 
     Raises:
@@ -141,7 +142,7 @@ def architecture(config: ml_collections.ConfigDict) -> Architecture:
     )
 
 
-def check_stages(config: ml_collections.ConfigDict) -> None:
+def check_stages(config: Config) -> None:
     """Raises ValueError if `config.stages` names a stage that does not exist, or puts them out of order."""
     unknown = [stage for stage in config.stages if stage not in STAGES]
     if unknown:
@@ -150,12 +151,12 @@ def check_stages(config: ml_collections.ConfigDict) -> None:
         raise ValueError(f"config.stages is {tuple(config.stages)}: the order is {', '.join(STAGES)}, each once")
 
 
-def plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def plain(config: Config) -> dict[str, Any]:
     """The config as JSON would hold it."""
     return json.loads(json.dumps(config.to_dict()))
 
 
-def config_hash(config: ml_collections.ConfigDict) -> str:
+def config_hash(config: Config) -> str:
     """Twelve hex digits that change with any field but `stages`, which only says what to run now."""
     fields = plain(config)
     del fields["stages"]
@@ -176,6 +177,6 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "config"
     return lines
 
 
-def num_steps(stage: ml_collections.ConfigDict, num_examples: int) -> int:
+def num_steps(stage: Config, num_examples: int) -> int:
     """Steps of a training stage: `stage.steps`, or as many as its epochs need."""
     return stage.steps or max(1, round(stage.epochs * num_examples / stage.batch_size))

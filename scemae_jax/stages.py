@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 from absl import logging
 
 from scemae_jax import config as configuration
+from scemae_jax.config import Config
 from scemae_jax.data import pipeline, sources
 from scemae_jax.data.augment import five_points
 from scemae_jax.data.sources import Faces
@@ -35,7 +35,7 @@ POSITION_MEAN_IMAGES = 256
 class Experiment:
     """One config and its workdir."""
 
-    config: ml_collections.ConfigDict
+    config: Config
     workdir: Path
     stop_at: float | None = None
     """Time (`time.monotonic`) after which training saves and stops."""

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import ml_collections
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Float, Int, UInt8
 
+from scemae_jax.config import Config
 from scemae_jax.data.builders.celeba_landmarks import celeba_landmarks
 from scemae_jax.data.builders.landmark_folder import landmark_folder
 from scemae_jax.data.builders.synthetic_faces import SyntheticFaces
@@ -56,7 +56,7 @@ class ImagesOnDisk:
         return {"image": self.examples[index]["image"]}
 
 
-def open_dataset(config: ml_collections.ConfigDict, dataset: str | None = None) -> tfds.core.DatasetBuilder:
+def open_dataset(config: Config, dataset: str | None = None) -> tfds.core.DatasetBuilder:
     """The prepared TFDS builder of `config.dataset` (prepared now, unless that was done before).
 
     Args:
@@ -105,7 +105,7 @@ def read_faces(builder: tfds.core.DatasetBuilder, splits: Sequence[str], limit: 
     )
 
 
-def training_sources(config: ml_collections.ConfigDict) -> tuple[list[Faces | ImagesOnDisk], list[float]]:
+def training_sources(config: Config) -> tuple[list[Faces | ImagesOnDisk], list[float]]:
     """What self-supervised training draws images from, with each source's share.
 
     `config.unlabelled_splits` of the dataset; synthetic faces take `config.synthetic_share` of the stream.

@@ -9,11 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Num
 
+from scemae_jax.config import Config, default
 from scemae_jax.data import augment, pipeline
 from scemae_jax.model import IMAGE_SIZE, WINDOW, Head, Model, as_square_images
 from scemae_jax.training import loop, optimizer, sharding
@@ -73,7 +73,7 @@ def fit_head(
     model: Model,
     images: Num[np.ndarray, "n 136 136 3"],
     landmarks: Float[np.ndarray, "n l 2"],
-    settings: ml_collections.ConfigDict,
+    settings: Config,
     *,
     seed: int,
     workdir: Path,
@@ -159,8 +159,6 @@ def fit_detector(
     Raises:
       ValueError: as `fit_head`; AttributeError for a setting that does not exist.
     """
-    from scemae_jax.config import default
-
     fields = default().detect
     if unknown := settings.keys() - fields.keys():
         raise AttributeError(f"no detector setting is called {sorted(unknown)}: there are {sorted(fields)}")

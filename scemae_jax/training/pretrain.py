@@ -10,14 +10,13 @@ import jax.numpy as jnp
 import ml_collections
 from jaxtyping import Array, Float, Key
 
+from scemae_jax.config import Config
 from scemae_jax.data import augment
 from scemae_jax.model import IMAGE_SIZE, WINDOW, Architecture
 from scemae_jax.training import loop, optimizer
 
 
-def random_views(
-    key: Key[Array, ""], images: Array, config: ml_collections.ConfigDict
-) -> tuple[Float[Array, "b 96 96 3"], augment.Crops]:
+def random_views(key: Key[Array, ""], images: Array, config: Config) -> tuple[Float[Array, "b 96 96 3"], augment.Crops]:
     """Random resized crops of uint8 images, in [0, 1], by `config`: crop_scale, crop_ratio, flip, jitter."""
     crop_key, jitter_key = jax.random.split(key)
     crops = augment.sample_crops(
@@ -39,7 +38,7 @@ def initial_params(architecture: Architecture, seed: int) -> Any:
 
 
 def task(
-    config: ml_collections.ConfigDict,
+    config: Config,
     architecture: Architecture,
     params: Any,
     batches: grain.DatasetIterator,

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 from jaxtyping import Array, Float
 
+from scemae_jax.config import Config
 from scemae_jax.data import augment
 from scemae_jax.model import WINDOW, Architecture
 from scemae_jax.models import carb
@@ -33,7 +34,7 @@ def positions_in_image(selected: carb.SelectedTokens, crops: augment.Crops, patc
 
 
 def task(
-    config: ml_collections.ConfigDict,
+    config: Config,
     architecture: Architecture,
     encoder: Any,
     projector: Any,
