@@ -39,9 +39,7 @@ def cover_and_stride(
     """
     batch, height, width, channels = images.shape
     if stride < 1 or patch_size % stride:
-        raise ValueError(
-            f"stride is {stride}, patch_size {patch_size}: choose a stride that divides the patch size"
-        )
+        raise ValueError(f"stride is {stride}, patch_size {patch_size}: choose a stride that divides the patch size")
     if window % patch_size:
         raise ValueError(f"window is {window}, patch_size {patch_size}: choose a window of whole patches")
     grid, n = window // patch_size, patch_size // stride

@@ -123,9 +123,7 @@ def _squared_distances(tokens: Float[Array, "n d"], valid: Bool[Array, " n"]) ->
     return jnp.where(squared > 16 * jnp.finfo(squared.dtype).eps * norms, squared, 0.0)
 
 
-def _mean_of_nearest(
-    squared: Float[Array, "n n"], valid: Bool[Array, " n"], neighbours: int
-) -> Float[Array, " n"]:
+def _mean_of_nearest(squared: Float[Array, "n n"], valid: Bool[Array, " n"], neighbours: int) -> Float[Array, " n"]:
     """Mean squared distance of each token to its nearest valid others."""
     n = len(valid)
     if n == 1:

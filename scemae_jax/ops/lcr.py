@@ -87,9 +87,7 @@ def _side(features: Array, positions: Array, attentive: Array, valid: Array | No
     return features, positions, attentive, valid
 
 
-def _repellence(
-    i: Side, j: Side, temperature: float, repellence: Repellence, locality: bool
-) -> Float[Array, ""]:
+def _repellence(i: Side, j: Side, temperature: float, repellence: Repellence, locality: bool) -> Float[Array, ""]:
     """mean_i sum_j of the LCR loss, for i in one set of tokens and j in another or the same."""
     if isinstance(temperature, int | float) and not temperature > 0:
         raise ValueError(f"temperature is {temperature}: it must be positive, try 0.1")

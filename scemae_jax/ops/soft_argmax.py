@@ -21,9 +21,7 @@ def soft_argmax(heatmaps: Float[Array, "*batch h w"], gain: float) -> Float[Arra
     """
     height, width = heatmaps.shape[-2:]
     if min(height, width) < 2:
-        raise ValueError(
-            f"heatmaps are {height}x{width}: normalised coordinates need 2 pixels a side or more"
-        )
+        raise ValueError(f"heatmaps are {height}x{width}: normalised coordinates need 2 pixels a side or more")
     p = jax.nn.softmax(gain * heatmaps, axis=(-2, -1))
     x = jnp.sum(p.sum(axis=-2) * jnp.linspace(-1, 1, width, dtype=p.dtype), axis=-1)
     y = jnp.sum(p.sum(axis=-1) * jnp.linspace(-1, 1, height, dtype=p.dtype), axis=-1)

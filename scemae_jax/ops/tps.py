@@ -124,9 +124,7 @@ def sample_bilinear(
       positions: (x, y) in pixels, (0, 0) being the centre of the upper left one.
     """
     height, width, _ = image.shape
-    padded = jnp.pad(
-        image, ((1, 1), (1, 1), (0, 0))
-    )  # a rim of zeros, so that every position has four pixels
+    padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)))  # a rim of zeros, so that every position has four pixels
     positions = jnp.clip(positions + 1, 0, jnp.array([width + 1, height + 1], positions.dtype))
     corner = jnp.minimum(jnp.floor(positions), jnp.array([width, height], positions.dtype))
     x, y = jnp.moveaxis(positions - corner, -1, 0)[..., None]

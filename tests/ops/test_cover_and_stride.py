@@ -60,9 +60,7 @@ def test_stride_of_a_patch_sees_the_centre_window_alone():
     plain = patches(images[:, 20:116, 20:116])
     maps = cover_and_stride(patches, images, window=WINDOW, stride=8, patch_size=PATCH)
     np.testing.assert_array_equal(maps, plain)
-    exact_fit = cover_and_stride(
-        patches, images[:, 20:116, 20:116], window=WINDOW, stride=8, patch_size=PATCH
-    )
+    exact_fit = cover_and_stride(patches, images[:, 20:116, 20:116], window=WINDOW, stride=8, patch_size=PATCH)
     np.testing.assert_array_equal(exact_fit, plain)
 
 

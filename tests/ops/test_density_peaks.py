@@ -113,6 +113,15 @@ def test_duplicates_become_centres_last_and_belong_to_themselves(form):
     np.testing.assert_array_equal(np.asarray(all_of_them.centers)[all_of_them.assignment], range(10))
 
 
+def test_copies_that_differ_by_rounding_are_duplicates():
+    rng = np.random.default_rng(5)
+    distinct = rng.normal(size=(4, 192))
+    tokens = np.repeat(distinct, 30, axis=0) * (1 + 1e-7 * rng.normal(size=(120, 192)))
+    result = peaks_of(tokens.astype(np.float32), 4)
+    assert {int(c) // 30 for c in result.centers} == {0, 1, 2, 3}
+    assert np.count_nonzero(result.delta) == 4
+
+
 def test_what_invalid_tokens_hold_changes_nothing():
     rng = np.random.default_rng(1)
     tokens, valid = rng.normal(size=(20, 8)).astype(np.float32), np.arange(20) % 3 > 0

@@ -32,9 +32,7 @@ def formula(i_tokens, j_tokens, temperature, repellence, locality=True):
         for p_ij, position_j, attentive_j in zip(p, j_tokens[1], j_tokens[2], strict=True):
             distance = np.hypot(*(position_i - position_j))
             f_loc = np.log(distance + 1) if locality else float(distance > 0)
-            strength = {2: repellence[0], 1: repellence[1], 0: repellence[2]}[
-                int(attentive_i) + int(attentive_j)
-            ]
+            strength = {2: repellence[0], 1: repellence[1], 0: repellence[2]}[int(attentive_i) + int(attentive_j)]
             total += f_loc * strength * p_ij
     return total / len(i_tokens[0])
 
@@ -65,10 +63,7 @@ def test_gradients_equal_finite_differences():
             (
                 lambda f: across(f, positions, attentive, *b, **TERMS),
                 lambda f: (
-                    (
-                        formula((f, positions, attentive), b, **TERMS)
-                        + formula(b, (f, positions, attentive), **TERMS)
-                    )
+                    (formula((f, positions, attentive), b, **TERMS) + formula(b, (f, positions, attentive), **TERMS))
                     / 2
                 ),
             ),
@@ -95,14 +90,11 @@ def test_invalid_tokens_are_as_if_dropped_whatever_they_hold():
     np.testing.assert_allclose(gradient[valid], expected, atol=1e-6)
     assert (gradient[~valid] == 0).all()
 
-    np.testing.assert_allclose(
-        across(*junk, *b, **TERMS, valid_a=valid), across(*kept, *b, **TERMS), rtol=1e-5
-    )
-    np.testing.assert_allclose(
-        across(*b, *junk, **TERMS, valid_b=valid), across(*b, *kept, **TERMS), rtol=1e-5
-    )
+    np.testing.assert_allclose(across(*junk, *b, **TERMS, valid_a=valid), across(*kept, *b, **TERMS), rtol=1e-5)
+    np.testing.assert_allclose(across(*b, *junk, **TERMS, valid_b=valid), across(*b, *kept, **TERMS), rtol=1e-5)
     assert masked(junk[0]).dtype == jnp.float32
     assert loss(*junk, **TERMS, valid=np.zeros(9, bool)) == 0
+    assert across(*b, *junk, **TERMS, valid_b=np.zeros(9, bool)) == 0
 
 
 def test_order_of_tokens_does_not_matter():

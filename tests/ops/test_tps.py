@@ -54,9 +54,7 @@ def test_images_equal_scipy_at_these_positions(warps):
 def test_bilinear_reading_inside_at_the_rim_and_far_outside():
     rng = np.random.default_rng(1)
     image = rng.uniform(size=(9, 7, 2)).astype(np.float32)
-    positions = np.concatenate(
-        [rng.uniform(-3, 12, size=(300, 2)), [[0, 0], [6, 8], [-1, 4], [7, 9], [1e9, -1e9]]]
-    )
+    positions = np.concatenate([rng.uniform(-3, 12, size=(300, 2)), [[0, 0], [6, 8], [-1, 4], [7, 9], [1e9, -1e9]]])
     x, y = positions.T
     expected = [map_coordinates(image[..., c], [y, x], order=1, mode="grid-constant") for c in range(2)]
     read = sample_bilinear(image, positions.astype(np.float32))
