@@ -1,0 +1,81 @@
+"""What all tests share: JAX on the CPU, hypothesis without deadlines, and the things that several files look at."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before JAX is imported: tolerances are those of float32 on a CPU
+
+from pathlib import Path
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from scemae_jax.config import NORMALISATION
+from scemae_jax.model import Architecture, Model
+
+hypothesis.settings.register_profile("scemae", deadline=None, max_examples=40, derandomize=True)
+hypothesis.settings.load_profile("scemae")
+
+YTF68 = Path(__file__).parents[2] / "shared" / "data" / "ytf68"
+
+
+@pytest.fixture(scope="session")
+def ytf68() -> Path:
+    """The folder of real faces, beside the project on the machines that have it."""
+    if not (YTF68 / "landmarks.csv").exists():
+        pytest.skip("needs the ytf68 faces in ../shared/data/ytf68")
+    return YTF68
+
+
+@pytest.fixture(scope="session")
+def small_architecture() -> Architecture:
+    """The smallest named encoder, with a decoder and a projector to match."""
+    mean, std = NORMALISATION["imagenet"]
+    return Architecture(
+        encoder="XXS/8",
+        projection=16,
+        projector_hidden=True,
+        projector_normalise=True,
+        split_layer=2,
+        attentive_fraction=0.25,
+        num_clusters=4,
+        density="knn",
+        decoder_width=32,
+        decoder_depth=1,
+        decoder_heads=2,
+        mask_ratio=0.75,
+        normalise_target=True,
+        mean=mean,
+        std=std,
+    )
+
+
+@pytest.fixture(scope="session")
+def random_params():
+    """Gives a module's parameters, drawn quickly by NumPy: biases and scales too, so that none can be left out unseen.
+
+    `random_params(module, *inputs, seed=0, method=None)`; the inputs need shapes only.
+    """
+
+    def draw(module, *inputs, seed=0, method=None):
+        shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *inputs, method=method))["params"]
+        rng = np.random.default_rng(seed)
+
+        def weight(path, leaf):
+            spread = 0.1 if leaf.ndim == 1 else np.prod(leaf.shape[:-1]) ** -0.5
+            offset = 1.0 if path[-1].key == "scale" else 0.0
+            return jnp.asarray(rng.normal(offset, spread, leaf.shape), leaf.dtype)
+
+        return jax.tree_util.tree_map_with_path(weight, shapes)
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def small_model(small_architecture: Architecture, random_params) -> Model:
+    """Random weights in `small_architecture`: encoder and projector."""
+    images = np.zeros((1, 96, 96, 3), np.float32)
+    params = random_params(small_architecture.build_carb(), images, method="features")
+    return Model(architecture=small_architecture, params=params)

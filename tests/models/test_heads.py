@@ -1,0 +1,54 @@
+import jax
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from scemae_jax.models.heads import LandmarkHead
+
+
+def test_plain_head_is_its_formula():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(2, 5, 6, 8))
+    kernel, bias = rng.normal(size=(8, 3 * 4)), rng.normal(size=12)
+    regressor, offset = rng.normal(size=(3, 8, 2)), rng.normal(size=(3, 2))
+
+    heatmaps = (features @ kernel + bias).reshape(2, 30, 3, 4)  # landmark by landmark, its heatmaps together
+    shares = softmax(0.7 * heatmaps, axis=1).reshape(2, 5, 6, 3, 4)
+    x = np.einsum("bhwli,w->bli", shares, 2 * np.arange(6) / 5 - 1)
+    y = np.einsum("bhwli,h->bli", shares, 2 * np.arange(5) / 4 - 1)
+    points = np.stack([x, y], axis=-1).reshape(2, 3, 8)
+    expected = np.stack([points[:, landmark] @ regressor[landmark] for landmark in range(3)], axis=1) + offset
+
+    params = {"heatmaps": {"kernel": kernel[None, None], "bias": bias}, "regressor": regressor, "bias": offset}
+    params = jax.tree.map(lambda x: x.astype(np.float32), params)
+    head = LandmarkHead(3, heatmaps_per_landmark=4, kernel_size=1, gain=0.7)
+    landmarks = head.apply({"params": params}, features.astype(np.float32))
+    np.testing.assert_allclose(landmarks, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3])
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (2, 7), (11, 11), (5, 1)])
+def test_a_planted_feature_is_found_at_its_cell(kernel_size, row, column):
+    """-1 and 1 are the centres of the outer cells, whatever the kernel; a heatmap keeps the map's size."""
+    features = np.zeros((1, 12, 12, 2), np.float32)
+    features[0, row, column, 1] = 1
+    kernel = np.zeros((kernel_size, kernel_size, 2, 1), np.float32)
+    kernel[kernel_size // 2, kernel_size // 2, 1] = 1
+    params = {
+        "heatmaps": {"kernel": kernel, "bias": np.zeros(1, np.float32)},
+        "regressor": np.eye(2, dtype=np.float32)[None],
+        "bias": np.zeros((1, 2), np.float32),
+    }
+    head = LandmarkHead(1, heatmaps_per_landmark=1, kernel_size=kernel_size, gain=50.0)
+    landmarks = head.apply({"params": params}, features)
+    np.testing.assert_allclose(landmarks[0, 0], [2 * column / 11 - 1, 2 * row / 11 - 1], atol=1e-5)
+
+
+def test_landmarks_do_not_share_regressors(random_params):
+    """Moving one landmark's weights moves that landmark alone."""
+    features = np.random.default_rng(0).normal(size=(1, 6, 6, 4)).astype(np.float32)
+    head = LandmarkHead(3, heatmaps_per_landmark=2)
+    params = random_params(head, features)
+    moved = {**params, "regressor": params["regressor"].at[1].add(1.0)}
+    difference = head.apply({"params": moved}, features) - head.apply({"params": params}, features)
+    assert (np.abs(difference).max(axis=(0, 2)) > 1e-3).tolist() == [False, True, False]
