@@ -9,7 +9,7 @@ what is painted at a landmark's place stays there under every pose.
 """
 
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -348,14 +348,14 @@ class Head:
     def angle(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """The angle phi of the point of the front half at (x, y)."""
         width = np.interp(y, self.table[:, 0], self.table[:, 1])
-        return np.arcsin(np.clip(x / np.maximum(width, 1e-3), -1, 1))
+        return np.arcsin(np.minimum(np.maximum(x / np.maximum(width, 1e-3), -1), 1))
 
     def relief(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """What nose, sockets, lips, cheeks and chin add to z."""
         x, y = x.astype(np.float32), y.astype(np.float32)
-        height = np.zeros_like(x)
-        for cx, cy, sx, sy, amplitude in self.blobs.astype(np.float32):
-            height += amplitude * np.exp(-(((x - cx) / sx) ** 2) - ((y - cy) / sy) ** 2)
+        cx, cy, sx, sy, amplitude = self.blobs.astype(np.float32).T.reshape(5, -1, *[1] * x.ndim)
+        bumps = np.exp(-(((x - cx) / sx) ** 2) - ((y - cy) / sy) ** 2)
+        height = np.tensordot(amplitude.ravel(), bumps, axes=1)
         identity, f = self.identity, self.flat
         top, tip, base = f[27, 1], f[30, 1], f[33, 1]
         long = tip - top
@@ -381,7 +381,7 @@ class Head:
         z = centre + front * cosine + self.relief(x, y) * _front_fade(cosine)
         return np.stack([x, y, z], axis=1)
 
-    @property
+    @cached_property
     def landmarks(self) -> Float[np.ndarray, "68 3"]:
         """The landmarks in head coordinates."""
         return self.lift(self.flat)
@@ -390,15 +390,45 @@ class Head:
     def landmark_normals(self) -> Float[np.ndarray, "68 3"]:
         """Unit normals of the surface at the landmarks, in head coordinates."""
         step = 0.02
-        across = self.lift(self.flat + np.array([step, 0])) - self.lift(self.flat - np.array([step, 0]))
-        down = self.lift(self.flat) - self.lift(self.flat - np.array([0, step]))
-        normals = np.cross(across, down)
+        steps = np.array([(step, 0), (-step, 0), (0, -step)])[:, None]
+        right, left, above = self.lift((self.flat + steps).reshape(-1, 2)).reshape(3, 68, 3)
+        normals = np.cross(right - left, self.landmarks - above)
         return normals / np.linalg.norm(normals, axis=1, keepdims=True)
 
 
 def _front_fade(cosine: np.ndarray) -> np.ndarray:
     t = np.clip(cosine / 0.35, 0, 1)
     return t * t * (3 - 2 * t)
+
+
+@cache
+def _spline(points: int, samples: int, closed: bool) -> Float[np.ndarray, "n points"]:
+    """Catmull-Rom: the matrix that turns control points into a smooth curve through them."""
+    segments = points if closed else points - 1
+    rows = []
+    for segment in range(segments):
+        for t in np.linspace(0, 1, samples, endpoint=False):
+            weights = 0.5 * np.array(
+                [-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3]
+            )
+            row = np.zeros(points)
+            for step, weight in zip(range(-1, 3), weights, strict=True):
+                at = segment + step
+                if closed or 0 <= at < points:
+                    row[at % points] += weight
+                else:  # continue the end segment straight
+                    end, inward = (0, 1) if at < 0 else (points - 1, -1)
+                    row[end] += 2 * weight
+                    row[end + inward] -= weight
+            rows.append(row)
+    if not closed:
+        rows.append(np.eye(points)[-1])
+    return np.array(rows)
+
+
+def smooth_curve(points: Float[np.ndarray, "n 2"], *, closed: bool = False, samples: int = 5) -> np.ndarray:
+    """A dense smooth curve through the points."""
+    return _spline(len(points), samples, closed) @ points
 
 
 def _average_profile() -> Float[np.ndarray, "n 4"]:
@@ -429,9 +459,8 @@ def build_head(identity: Identity, expression: Expression) -> Head:
     skull_w = 1.03 * broad * (1 - (1 - t) ** 2.4) ** (1 / 2.1)
     knots_y = np.concatenate([skull_y, jaw_y[::-1]])
     knots_w = np.concatenate([skull_w, (jaw_x / _JAW_SINE)[::-1]])
-    y = np.concatenate([crown + np.linspace(0, 1, 24) ** 2 * 1.0, np.linspace(crown + 1.05, jaw_y[0], 90)])
-    y = np.sort(np.concatenate([y, jaw_y[0] - 0.2 * np.linspace(0, 1, 12) ** 2]))
-    width = np.sqrt(np.maximum(PchipInterpolator(knots_y, knots_w**2)(y), 0))
+    y, squared = smooth_curve(np.stack([knots_y, knots_w**2], axis=1), samples=8).T
+    width = np.sqrt(np.maximum(squared, 0))
     bottom = jaw_y[0]
     # Below the nose the profile stretches with the length of the face and the open mouth.
     usual = np.where(y < 1, y, 1 + (y - 1) * (NEUTRAL[8, 1] - 1) / (bottom - 1))

@@ -6,22 +6,23 @@ and camera follow.
 """
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import pairwise
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from scemae_jax.data.builders.synthetic_faces import anatomy, occluders, texture
-from scemae_jax.data.builders.synthetic_faces.anatomy import EYES, JAW, Expression, Grid, Head, Identity, Pose
+from scemae_jax.data.builders.synthetic_faces.anatomy import EYES, JAW, Expression, Grid, Head, Pose
 
 SIZE = 136
 _FINE = 1.5  # supersampling
 _CANVAS = round(SIZE * _FINE)
 _CENTRES = ((np.arange(SIZE) + 0.5) * _FINE).astype(int)  # the fine pixels under the centres of the final ones
 _EYE_DISTANCE = 100.0  # head units from the camera to the head's origin in the rasteriser's frame; see `_rasterize`
-_SHADOW_SIZE = 160
+_SHADOW_SIZE = 112
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +89,7 @@ def draw_face(
         raise ValueError(f"seed {seed}, subject {subject} and frame {frame} must not be negative")
     if isinstance(occluder, str) and occluder not in occluders.OCCLUDERS[1:]:
         raise ValueError(f"unknown occluder {occluder!r}: choose one of {', '.join(occluders.OCCLUDERS[1:])}")
-    identity = anatomy.sample_identity(_random(seed, subject))
+    identity = _identity(seed, subject)
     random = {name: _random(seed, subject, frame, i) for i, name in enumerate(_STREAMS)}
     head = anatomy.build_head(identity, expression or anatomy.sample_expression(random["expression"]))
     pose = anatomy.fit_to_frame(head.landmarks, pose or _sample_pose(random["pose"]), **_sample_framing(random["pose"]))
@@ -96,7 +97,7 @@ def draw_face(
     cloth = texture.Cloth(str(random["clothes"].choice(anatomy.CLOTHES)), random["clothes"])
     atlas = texture.paint(head, cloth, np.random.default_rng(identity.seed))
     surfaces = _surfaces(head, np.random.default_rng(identity.seed + 1))
-    depth, covered, parts, colour = _render(
+    depth, at, parts, colour = _render(
         surfaces,
         atlas,
         pose,
@@ -105,7 +106,7 @@ def draw_face(
         wrapped=identity.hair_style == "scarf",
     )
     scene = _background(random["background"])
-    scene[covered] = colour
+    scene.reshape(-1, 3)[at] = colour
     _draw_glasses(scene, parts, depth, head, pose, light)
 
     landmarks = anatomy.project(head.landmarks, pose)
@@ -145,6 +146,11 @@ _STREAMS = ("expression", "pose", "light", "clothes", "background", "camera", "o
 
 def _random(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
+
+
+@lru_cache(maxsize=16)
+def _identity(seed: int, subject: int) -> anatomy.Identity:
+    return anatomy.sample_identity(_random(seed, subject))
 
 
 def _sample_pose(rng: np.random.Generator) -> Pose:
@@ -191,9 +197,9 @@ def _sample_light(rng: np.random.Generator) -> Light:
 
 @cache
 def _columns() -> np.ndarray:
-    t = np.linspace(-1, 1, 59)
+    t = np.linspace(-1, 1, 51)
     front = texture.PHI * (0.6 * t + 0.4 * t**3)
-    rear = np.linspace(texture.PHI, np.pi, 8)[1:]
+    rear = np.linspace(texture.PHI, np.pi, 6)[1:]
     return np.concatenate([-rear[::-1], front, rear])
 
 
@@ -230,18 +236,25 @@ def _smoothstep(t: np.ndarray) -> np.ndarray:
     return t * t * (3 - 2 * t)
 
 
-def _surfaces(head: Head, rng: np.random.Generator) -> tuple[list[Grid], list[Grid]]:
-    """The surfaces that turn with the head, and those of the body."""
+class _Surfaces(NamedTuple):
+    """``head`` and ``hanging`` hair turn with the head; all but the hanging hair is closed."""
+
+    head: list[Grid]
+    body: list[Grid]
+    hanging: list[Grid]
+
+
+def _surfaces(head: Head, rng: np.random.Generator) -> _Surfaces:
     identity = head.identity
     parts = [_head_surface(head, rng), _ear_surface(head, -1), _ear_surface(head, 1)]
-    short_male_hair = identity.hair_style == "curly" and not identity.feminine
-    if identity.hair_style in _CURTAINS and not short_male_hair:
-        parts.append(_curtain_surface(head, rng))
     if identity.hair_style == "bun":
         parts.append(_ball((0, head.crown - 0.15, -0.9), (0.65, 0.55, 0.65)))
     if identity.hair_style == "tied" and identity.feminine:
         parts.append(_ball((0, -0.9, -2.2), (0.6, 0.75, 0.5)))
-    return parts, [_neck_surface(head), _torso_surface(identity)]
+    short = identity.hair_style == "curly" and not identity.feminine
+    hangs = identity.hair_style in _CURTAINS and not short
+    body = [_neck_surface(identity.feminine), _torso_surface(identity.feminine)]
+    return _Surfaces(parts, body, [_curtain_surface(head, rng)] if hangs else [])
 
 
 def _head_surface(head: Head, rng: np.random.Generator) -> Grid:
@@ -250,9 +263,9 @@ def _head_surface(head: Head, rng: np.random.Generator) -> Grid:
     brow, mouth = -0.75, min(2.2, bottom - 0.35)
     rows = np.concatenate(
         [
-            top + (brow - top) * np.linspace(0, 1, 14, endpoint=False) ** 2,
-            np.linspace(brow, mouth, 46, endpoint=False),
-            bottom - (bottom - mouth) * np.linspace(1, 0, 12) ** 2,
+            top + (brow - top) * np.linspace(0, 1, 10, endpoint=False) ** 2,
+            np.linspace(brow, mouth, 44, endpoint=False),
+            bottom - (bottom - mouth) * np.linspace(1, 0, 9) ** 2,
         ]
     )
     phi, y = np.meshgrid(_columns(), rows)
@@ -296,29 +309,33 @@ def _ball(centre: tuple[float, float, float], radii: tuple[float, float, float])
     return anatomy.grid(np.array(centre) + unit * np.array(radii), uv)
 
 
-def _ear_surface(head: Head, sign: int) -> Grid:
-    phi, t = np.meshgrid(np.linspace(-np.pi, np.pi, 15), np.linspace(0, np.pi, 11))
+@cache
+def _ear(sign: int) -> Grid:
+    """The ear at the image's left (-1) or right (1), for a head of no width."""
+    phi, t = np.meshgrid(np.linspace(-np.pi, np.pi, 13), np.linspace(0, np.pi, 9))
     unit = np.stack([np.sin(phi) * np.sin(t), -np.cos(t), np.cos(phi) * np.sin(t)], axis=2)
-    turn = np.radians(28) * sign
-    local = (
-        unit * np.array([0.10, 0.55 * (1 + 0.12 * head.identity.age), 0.33]) * (1 + 0.12 * np.cos(t))[..., None] ** -1
-    )
-    x = local[..., 0] * np.cos(turn) - local[..., 2] * np.sin(turn)
-    z = local[..., 0] * np.sin(turn) * 0.6 + local[..., 2] * np.cos(turn)
-    width = head.profile(np.array(0.4))[0]
-    points = np.stack([x + sign * (width + 0.09), local[..., 1] + 0.42, z - 0.12], axis=2)
+    local = unit * np.array([0.10, 0.57, 0.33]) / (1 + 0.12 * np.cos(t))[..., None]
+    angle = np.radians(28) * sign
+    x = local[..., 0] * np.cos(angle) - local[..., 2] * np.sin(angle)
+    z = local[..., 0] * np.sin(angle) * 0.6 + local[..., 2] * np.cos(angle)
+    points = np.stack([x + sign * 0.09, local[..., 1] + 0.42, z - 0.12], axis=2)
     # The patch with the painted shell faces outwards; the ear's back is plain skin.
-    u = np.clip(30 + 24 * unit[..., 2], 4, 56)
+    u = np.where(unit[..., 0] * sign > -0.2, np.clip(30 + 24 * unit[..., 2], 4, 56), 120)
     v = texture.SKIN_TOP + 30 + 24 * unit[..., 1]
-    plain = np.where(unit[..., 0] * sign > -0.2, u, 120)
-    return anatomy.grid(points, np.stack([plain, v], axis=2), 0.85 + 0.15 * unit[..., 2])
+    return anatomy.grid(points, np.stack([u, v], axis=2), 0.85 + 0.15 * unit[..., 2])
+
+
+def _ear_surface(head: Head, sign: int) -> Grid:
+    aside = sign * head.profile(np.array(0.4))[0]
+    ear = _ear(sign)
+    return ear._replace(points=ear.points + np.float32([aside, 0, 0]))
 
 
 def _curtain_surface(head: Head, rng: np.random.Generator) -> Grid:
     identity = head.identity
     opening, low, flare = _CURTAINS[identity.hair_style]
     opening = opening + 0.08 * float(rng.standard_normal())
-    s, t = np.meshgrid(np.linspace(0, 1, 33), np.linspace(0, 1, 22))
+    s, t = np.meshgrid(np.linspace(0, 1, 33), np.linspace(0, 1, 18))
     start = head.crown * 0.92
     ragged = 0.05 * low * rng.standard_normal(33)
     y = start + (low * (1 + ragged / 3) - start) * t
@@ -339,22 +356,22 @@ def _curtain_surface(head: Head, rng: np.random.Generator) -> Grid:
     return anatomy.grid(np.stack([x, y, z], axis=2), np.stack([u, v], axis=2), shade)
 
 
-def _neck_surface(head: Head) -> Grid:
-    identity = head.identity
+@cache
+def _neck_surface(feminine: bool) -> Grid:
     phi, t = np.meshgrid(np.linspace(-np.pi, np.pi, 25), np.linspace(0, 1, 9))
-    radius = (0.98 if identity.feminine else 1.16) * identity.width
-    radius = radius * (1 - 0.08 * np.sin(np.pi * t) + 0.35 * _smoothstep((t - 0.75) / 0.35))
+    radius = (0.98 if feminine else 1.16) * (1 - 0.08 * np.sin(np.pi * t) + 0.35 * _smoothstep((t - 0.75) / 0.35))
     y = 1.0 + 3.0 * t
     points = np.stack([radius * np.sin(phi), y, -0.35 - 0.25 * t + 0.95 * radius * np.cos(phi)], axis=2)
     uv = np.stack([250 + 25 * phi, texture.SKIN_TOP + 5 + 50 * t], axis=2)
     return anatomy.grid(points, uv, 0.62 + 0.38 * _smoothstep(t * 1.3))
 
 
-def _torso_surface(identity: Identity) -> Grid:
-    rows = np.linspace(0, 1, 16)
-    phi, t = np.meshgrid(np.linspace(-np.pi, np.pi, 41), rows)
+@cache
+def _torso_surface(feminine: bool) -> Grid:
+    rows = np.linspace(0, 1, 12)
+    phi, t = np.meshgrid(np.linspace(-np.pi, np.pi, 33), rows)
     knots = [0, 0.12, 0.25, 0.45, 0.7, 1.0]
-    broad = 0.88 if identity.feminine else 1.05
+    broad = 0.88 if feminine else 1.05
     y = np.interp(t, knots, [3.05, 3.12, 3.45, 3.9, 4.7, 7.0])
     width = np.interp(t, knots, np.array([1.15, 1.45, 2.4, 3.4, 3.9, 4.0])) * broad
     depth = np.interp(t, knots, [1.05, 1.2, 1.4, 1.6, 1.7, 1.8])
@@ -397,34 +414,36 @@ def _places(rows: int, columns: int) -> Float[np.ndarray, "v 1 3"]:
 
 
 def _render(
-    surfaces: tuple[list[Grid], list[Grid]],
+    surfaces: _Surfaces,
     atlas: texture.Atlas,
     pose: Pose,
     light: Light,
     body_turn: np.ndarray,
     wrapped: bool,
 ):
-    """Returns depth (head units, nearer is larger), part labels and lit colours on the fine canvas."""
+    """Returns depth (head units, nearer is larger) and part labels on the fine canvas, and the flat indices and
+    lit colours of the pixels covered."""
     matrix = anatomy.rotation(pose)
     nape = np.array([0, 1.5, -0.7])
     shapes = tuple(surface.shape for group in surfaces for surface in group)
+    shift = (matrix - body_turn) @ nape
     sheet = anatomy.stack(
-        [anatomy.turn(surface, matrix) for surface in surfaces[0]]
-        + [anatomy.turn(surface, body_turn, matrix @ nape - body_turn @ nape) for surface in surfaces[1]]
+        [anatomy.turn(surface, matrix) for surface in surfaces.head]
+        + [anatomy.turn(surface, body_turn, shift) for surface in surfaces.body]
+        + [anatomy.turn(surface, matrix) for surface in surfaces.hanging]
     )
     points = sheet.points.reshape(-1, 3)
     scale, offset = pose.scale * _FINE, (np.array(pose.offset) + 0.5) * _FINE
     screen = points * np.float32([scale, scale, 1]) + np.float32([*offset, 0])
     depth = np.full((_CANVAS, _CANVAS), 2 * _EYE_DISTANCE, np.float32)
     place = np.zeros((_CANVAS, _CANVAS, 3), np.float32)
-    cv2.triangleRasterize(
-        _homogeneous(screen, _CANVAS),
-        anatomy.faces(shapes),
-        _places(*sheet.shape),
-        place,
-        depth,
-        *_PROJECTION,
-    )
+    faces = anatomy.faces(shapes)
+    closed = sum(surface.shape[0] for surface in (*surfaces.head, *surfaces.body))
+    turned = sheet.normals[..., 2] < -0.3  # hidden, where the surface is closed
+    turned[closed:] = False
+    turned = turned.ravel()
+    faces = faces[~turned[faces[:, 0, 0]]]
+    cv2.triangleRasterize(_homogeneous(screen, _CANVAS), faces, _places(*sheet.shape), place, depth, *_PROJECTION)
     z = _EYE_DISTANCE - depth
     column, row, _ = cv2.split(place * np.float32(_SHEET))
     uv = cv2.remap(sheet.uv, column, row, cv2.INTER_LINEAR)
@@ -438,15 +457,17 @@ def _render(
     covered = z > -_EYE_DISTANCE
     parts[~covered] = texture.BACKGROUND
     lit = _shadow(points, shapes, z, light, scale, offset)
-    colour = _illuminate(colour[covered], surface[covered], parts[covered], lit[covered], light)
-    return z, covered, parts, colour
+    at = np.flatnonzero(covered)
+    colour = _illuminate(
+        colour.reshape(-1, 3)[at], surface.reshape(-1, 4)[at], parts.ravel()[at], lit.ravel()[at], light
+    )
+    return z, at, parts, colour
 
 
 def _shadow(points, shapes, z, light: Light, scale: float, offset: np.ndarray) -> Float[np.ndarray, "s s"]:
     """1 where the key light arrives, 0 in cast shadow, soft between: a shadow map at half resolution."""
     forward = light.direction
-    side = np.cross([0.0, -1.0, 0.0], forward)
-    side /= np.linalg.norm(side)
+    side = np.array([-forward[2], 0, forward[0]]) / np.hypot(forward[0], forward[2])
     basis = np.stack([side, np.cross(forward, side), forward]).astype(np.float32)
     reach = np.float32(_SHADOW_SIZE / 9.0)
     seen = points @ basis.T
@@ -480,7 +501,10 @@ def _illuminate(colour, surface, parts, lit, light: Light) -> Float[np.ndarray, 
     soft = _SOFTNESS[parts]
     diffuse = np.maximum(nx * lx + ny * ly + nz * lz + soft, 0) / (1 + soft)
     diffuse *= 1 - np.float32(light.shadow) * (1 - lit)
-    shine = np.maximum(nx * hx + ny * hy + nz * hz, 0) ** 16 * _GLOSS[parts] * lit * np.float32(light.gloss * 0.3)
+    shine = np.maximum(nx * hx + ny * hy + nz * hz, 0)
+    for _ in range(4):  # to the 16th power
+        shine *= shine
+    shine *= _GLOSS[parts] * lit * np.float32(light.gloss * 0.3)
     up = (1 - ny) * np.float32(0.5)
     sky, floor, key = (c.astype(np.float32)[:, None] for c in (light.sky, light.floor, light.key))
     arriving = (floor + (sky - floor) * up) * openness + key * diffuse
@@ -573,7 +597,7 @@ def _background(rng: np.random.Generator) -> Float[np.ndarray, "s s 3"]:
     ramp = np.linspace(-1, 1, SIZE, dtype=np.float32)
     angle = rng.uniform(0, 2 * np.pi)
     t = np.clip(0.5 + 0.5 * (np.cos(angle) * ramp[None] + np.sin(angle) * ramp[:, None]), 0, 1)[..., None]
-    image = (base * (1 - t) + other * t).astype(np.uint8)
+    image = (np.float32(base) + np.float32(other - base) * t).astype(np.uint8)
 
     def colour(spread: float = 60) -> tuple[float, ...]:
         chroma = spread * (0.8 if rng.random() < 0.2 else 0.2)
@@ -631,11 +655,10 @@ def _background(rng: np.random.Generator) -> Float[np.ndarray, "s s 3"]:
             )
     if blur > 0.25:
         image = cv2.GaussianBlur(image, (0, 0), blur)
-    result = cv2.resize(image, (_CANVAS, _CANVAS), interpolation=cv2.INTER_LINEAR).astype(np.float32)
     strength = rng.uniform(0, 0.04) if kind != "cloud" else rng.uniform(0.08, 0.3)
-    field = texture.crop("cloud" if kind == "cloud" else "soft", _CANVAS, _CANVAS, rng)
-    field = (field - np.float32(128)) * np.float32(strength / 42)
-    return np.clip(result * (1 + field)[..., None], 0, 255)
+    field = texture.crop("cloud" if kind == "cloud" else "soft", SIZE, SIZE, rng)
+    image = cv2.multiply(image, texture.tinted(field, np.full(3, 128.0), strength), scale=1 / 128)
+    return cv2.resize(image, (_CANVAS, _CANVAS), interpolation=cv2.INTER_LINEAR).astype(np.float32)
 
 
 class _Camera:
@@ -647,7 +670,9 @@ class _Camera:
         self.contrast = float(rng.uniform(0.8, 1.15))
         self.saturation = float(rng.choice([rng.uniform(0.6, 1.25), 0.0], p=[0.97, 0.03]))
         level = rng.gamma(1.5, 2.0)
-        self.noise = (level * rng.standard_normal((SIZE, SIZE, 3), dtype=np.float32)).astype(np.float32)
+        grain = rng.standard_normal((SIZE, SIZE, 1), dtype=np.float32)
+        blotches = rng.standard_normal((SIZE // 2, SIZE // 2, 3), dtype=np.float32)  # chroma is coarser
+        self.noise = np.float32(level) * (grain + np.float32(0.6) * cv2.resize(blotches, (SIZE, SIZE)))
         self.quality = int(rng.integers(45, 98))
 
     def soften(self, image: np.ndarray) -> np.ndarray:

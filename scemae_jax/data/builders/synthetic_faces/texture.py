@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from scemae_jax.data.builders.synthetic_faces.anatomy import BROWS, EYES, Expression, Head, Identity
+from scemae_jax.data.builders.synthetic_faces.anatomy import BROWS, EYES, Expression, Head, Identity, smooth_curve
 
 PARTS = (
     "background",
@@ -38,6 +38,9 @@ SKIN_TOP = CLOTH_TOP + CLOTH_ROWS
 HEIGHT = SKIN_TOP + SKIN_ROWS
 EAR_WIDTH = 150  # of the strip of plain skin; the neck has the rest
 _SHIFT = 4
+_LEVELS = np.arange(256)[:, None, None] / 255
+_TURN = np.linspace(0, 2 * np.pi, 20, endpoint=False)
+_CIRCLE = np.stack([np.cos(_TURN), np.sin(_TURN)], axis=1)
 _HAIRLINE_PHI = np.array([0, 0.45, 0.8, 1.0, 1.2, 1.3, 1.42, 1.52, 1.62, 3.2])
 
 Colour = tuple[float, float, float]
@@ -82,36 +85,6 @@ def tinted(
     deviation."""
     tone = 1 + (np.arange(256)[:, None] - 128) / 42 * np.broadcast_to(contrast, 3)
     return cv2.applyColorMap(field, np.clip(tone * colour, 0, 255).astype(np.uint8)[:, None])
-
-
-@cache
-def _spline(points: int, samples: int, closed: bool) -> Float[np.ndarray, "n points"]:
-    """Catmull-Rom: the matrix that turns control points into a smooth curve through them."""
-    segments = points if closed else points - 1
-    rows = []
-    for segment in range(segments):
-        for t in np.linspace(0, 1, samples, endpoint=False):
-            weights = 0.5 * np.array(
-                [-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3]
-            )
-            row = np.zeros(points)
-            for step, weight in zip(range(-1, 3), weights, strict=True):
-                at = segment + step
-                if closed or 0 <= at < points:
-                    row[at % points] += weight
-                else:  # continue the end segment straight
-                    end, inward = (0, 1) if at < 0 else (points - 1, -1)
-                    row[end] += 2 * weight
-                    row[end + inward] -= weight
-            rows.append(row)
-    if not closed:
-        rows.append(np.eye(points)[-1])
-    return np.array(rows)
-
-
-def smooth_curve(points: Float[np.ndarray, "n 2"], *, closed: bool = False, samples: int = 5) -> np.ndarray:
-    """A dense smooth curve through the points."""
-    return _spline(len(points), samples, closed) @ points
 
 
 class Atlas:
@@ -186,9 +159,13 @@ class Atlas:
         if grain is not None:
             mask = cv2.multiply(mask, grain[y0:y1, x0:x1], scale=1 / 160)
         region = self.colour[y0:y1, x0:x1]
-        target = np.asarray(colour, np.float32) if colour is not None else region * np.float32(factor)
-        alpha = (mask * np.float32(strength / 255))[..., None]
-        region[:] = (region + alpha * (target - region)).astype(np.uint8)
+        removed = strength * (1 - factor) if colour is None else strength
+        kept = cv2.merge([cv2.addWeighted(mask, -removed, mask, 0, 255)] * 3)
+        blended = cv2.multiply(region, kept, scale=1 / 255)
+        if colour is not None:
+            added = _LEVELS * (np.array(colour) * strength)
+            blended = cv2.add(blended, cv2.applyColorMap(mask, np.rint(added).astype(np.uint8)))
+        region[:] = blended
 
 
 def hairline(identity: Identity, crown: float) -> Float[np.ndarray, " 10"]:
@@ -270,8 +247,7 @@ def _moved(points: Float[np.ndarray, "*n 2"], right: float, down: float) -> Floa
 
 
 def _ellipse(centre: tuple[float, float], radii: tuple[float, float]) -> Float[np.ndarray, "20 2"]:
-    t = np.linspace(0, 2 * np.pi, 20, endpoint=False)
-    return np.stack([centre[0] + radii[0] * np.cos(t), centre[1] + radii[1] * np.sin(t)], 1)
+    return _CIRCLE * radii + centre
 
 
 def _paint_cheeks_and_folds(atlas: Atlas, identity: Identity, expression: Expression) -> None:
@@ -548,7 +524,7 @@ def _paint_hair(atlas: Atlas, identity: Identity, cloth: "Cloth", rng: np.random
     head = atlas.colour[:bottom]
     if style not in ("buzz", "receding"):  # a soft shadow on the skin just below
         under = cv2.multiply(cv2.blur(mask, (13, 13)), 1, scale=0.4 / 255, dtype=cv2.CV_32F)
-        head = cv2.blendLinear(head, head // 2, 1 - under, under)
+        head = cv2.blendLinear(head, cv2.convertScaleAbs(head, alpha=0.5), 1 - under, under)
     atlas.colour[:bottom] = cv2.blendLinear(head, hair[:bottom], 1 - alpha, alpha)
 
 
