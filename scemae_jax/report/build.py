@@ -1,0 +1,302 @@
+"""The report of a run: what the networks see and find in some test faces, drawn, beside the results."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt8
+
+from scemae_jax.data.augment import five_points
+from scemae_jax.data.sources import Faces
+from scemae_jax.evaluation import detection, matching
+from scemae_jax.model import IMAGE_SIZE, WINDOW, Architecture, Model, bind, centre_window
+from scemae_jax.models import mae as masked_autoencoder
+from scemae_jax.models import vit
+from scemae_jax.report import figures
+from scemae_jax.report.html import Picture, stage_title, write_report
+
+STRIDE = 4
+"""Of the feature maps that are drawn, in pixels."""
+OFFSET = (IMAGE_SIZE - WINDOW) // 2
+MASK_GREY = 0.5
+MAPPED_FACES = 5
+QUERY_NAMES = ("right eye", "left eye", "nose", "right mouth corner", "left mouth corner")
+"""Of five landmarks: right and left are the person's own."""
+DRAWN_QUERIES = 3
+"""Landmarks whose similarity maps are shown."""
+
+Detector = Callable[[UInt8[np.ndarray, "b 136 136 3"]], Float[Any, "b l 2"]]
+
+
+def build_report(
+    workdir: Path,
+    *,
+    faces: Faces,
+    mae: Model,
+    model: Model,
+    detectors: Mapping[int, Detector],
+    results: dict[str, Any],
+    metrics: list[dict[str, Any]],
+    examples: int,
+    seed: int,
+) -> Path:
+    """Writes `report/index.html` and its pictures, also as PNG files beside it, under the workdir.
+
+    Args:
+      workdir: config.json is read from it, if it is there.
+      faces: annotated test faces, of which some are shown.
+      mae: the backbone after stage 1; with its decoder, reconstructions are shown.
+      model: the same backbone with its projector, where stage 2 ran.
+      detectors: by number of landmarks; give (x, y) in pixels of the 136x136 images.
+      results: as in results.json; stages may be missing.
+      metrics: rows of metrics.jsonl.
+      examples: faces in a picture, at most.
+      seed: decides which faces are shown and what is masked.
+
+    Returns:
+      The path of the page.
+
+    Raises:
+      ValueError: there are no faces, or `examples` is not positive.
+    """
+    if not len(faces) or examples < 1:
+        raise ValueError(f"{len(faces)} faces given, {examples} asked for: a report shows one or more")
+    shown = different_people(faces, examples, seed)
+    pictures = curve_pictures(results, metrics)
+    pictures |= reconstruction_pictures(mae, shown, seed)
+    pictures |= selection_pictures(model, shown)
+    pictures |= similarity_pictures(mae, model, shown)
+    pictures |= match_pictures(mae, model, shown)
+    for count, detect in sorted(detectors.items()):
+        pictures |= detection_pictures(detect, count, shown)
+
+    folder = workdir / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, picture in pictures.items():
+        (folder / f"{name}.png").write_bytes(picture.image)
+    config = workdir / "config.json"
+    encoder, dataset = results.get("encoder", model.architecture.encoder), results.get("dataset", "faces")
+    write_report(
+        folder / "index.html",
+        title=f"SCE-MAE {encoder} on {dataset}",
+        results=results,
+        metrics=metrics,
+        pictures=list(pictures.values()),
+        config=json.loads(config.read_text()) if config.exists() else None,
+    )
+    return folder / "index.html"
+
+
+def different_people(faces: Faces, count: int, seed: int) -> Faces:
+    """`count` faces drawn at random, of as many people as there are; fewer if there are not so many faces."""
+    order = np.random.default_rng(seed).permutation(len(faces))
+    _, first = np.unique(faces.subjects[order], return_index=True)
+    repeats = np.setdiff1d(np.arange(len(faces)), first)
+    return faces.take(order[np.concatenate([np.sort(first), repeats])[:count]])
+
+
+def windows(faces: Faces) -> Float[np.ndarray, "n 96 96 3"]:
+    """What the networks see of the faces, in [0, 1]."""
+    return np.asarray(centre_window(faces.images), np.float32) / 255
+
+
+def curve_pictures(results: dict[str, Any], metrics: list[dict[str, Any]]) -> dict[str, Picture]:
+    curves = []
+    for stage in dict.fromkeys(row["stage"] for row in metrics):
+        rows, result = [row for row in metrics if row["stage"] == stage], results.get(stage, {})
+        steps = np.array([row["step"] for row in rows], float)
+        known = result.get("steps") and result.get("images_seen")
+        curves.append(
+            figures.Curve(
+                title=stage_title(stage),
+                seen=steps * (result["images_seen"] / result["steps"]) if known else steps,
+                unit="images seen" if known else "steps",
+                loss=np.array([row["loss"] for row in rows], float),
+                images_per_second=np.array([row["images_per_second"] for row in rows], float),
+            )
+        )
+    if not curves:
+        return {}
+    caption = (
+        "A healthy loss falls quickly and then levels off; if it still falls at the end, longer training would help. "
+        "Dips in the speed are other work on the machine, or checkpoints."
+    )
+    drawn = figures.png(figures.training_curves(curves))
+    return {"curves": Picture("Training", caption, drawn, "Loss and images per second of each training stage")}
+
+
+def pasted(
+    architecture: Architecture,
+    images: Float[Array, "b h w 3"],
+    reconstruction: Float[Array, "b n p"],
+    mask: Float[Array, "b n"],
+) -> Float[Array, "b h w 3"]:
+    """Images in [0, 1] whose masked patches are replaced by the decoder's; all other pixels stay as they are.
+
+    Targets normalised per patch get the true patch's mean and deviation back, which the decoder was not asked for.
+    """
+    patch_size, rows = architecture.variant.patch_size, images.shape[1] // architecture.variant.patch_size
+    if architecture.normalise_target:
+        target = vit.patchify(architecture.normalise(images), patch_size)
+        mean, deviation = masked_autoencoder.target_statistics(target)
+        reconstruction = reconstruction * deviation + mean
+    decoded = vit.unpatchify(reconstruction, patch_size, rows)
+    decoded = jnp.clip(decoded * jnp.array(architecture.std) + jnp.array(architecture.mean), 0, 1)
+    return jnp.where(pixel_mask(mask, patch_size, rows), decoded, images)
+
+
+def pixel_mask(mask: Float[Array, "b n"], patch_size: int, rows: int) -> Array:
+    """Whether a pixel is masked, `[B, H, W, 1]`."""
+    pixels = jnp.repeat(mask[..., None], patch_size**2, axis=-1)
+    return vit.unpatchify(pixels, patch_size, rows) > 0
+
+
+def reconstruction_pictures(mae: Model, faces: Faces, seed: int) -> dict[str, Picture]:
+    if "decoder" not in mae.params:
+        return {}
+    architecture, images = mae.architecture, jnp.asarray(windows(faces))
+    patch_size = architecture.variant.patch_size
+    rows = WINDOW // patch_size
+    noise = jax.random.uniform(jax.random.key(seed), (len(images), rows**2))
+    network = bind(architecture.build_mae(), {name: mae.params[name] for name in ("encoder", "decoder")})
+    output = network(architecture.normalise(images), noise)
+    whole = pasted(architecture, images, output.reconstruction, output.mask)
+    masked = jnp.where(pixel_mask(output.mask, patch_size, rows), MASK_GREY, images)
+    shown = {"input": images, f"{architecture.mask_ratio:.0%} hidden": masked, "reconstructed": whole}
+    caption = (
+        "Look at whether hidden eyes, noses and mouths come back at the right place; visible patches are the input's "
+        "own." + (" Each hidden patch's mean and contrast are the true ones, since the network predicts patches "
+                  "normalised by them." if architecture.normalise_target else "")
+    )  # fmt: skip
+    drawn = figures.png(figures.face_rows({name: np.asarray(row) for name, row in shown.items()}))
+    alt = "Faces, the same with most patches hidden, and as the masked autoencoder completes them"
+    return {"reconstructions": Picture("Reconstructions", caption, drawn, alt)}
+
+
+def selection_pictures(model: Model, faces: Faces) -> dict[str, Picture]:
+    architecture, images = model.architecture, windows(faces)
+    network = bind(architecture.build_carb(), {"encoder": model.params["encoder"]})
+    selected = jax.tree.map(np.asarray, network.select(architecture.normalise(images)))
+    chosen = []
+    for patches, is_attentive, source in zip(selected.patches, selected.attentive, selected.source, strict=True):
+        count = int(is_attentive.sum())
+        attentive = np.isin(np.arange(len(source)), patches[:count])
+        cluster = np.where(attentive, -1, source - count) if architecture.num_clusters else np.full(len(source), -1)
+        chosen.append(figures.Selection(attentive, cluster, patches[count:]))
+    clusters = (
+        f"The others form {architecture.num_clusters} clusters, one colour each, and only their centres (diamonds) are "
+        "kept" if architecture.num_clusters else "The others are dropped"
+    )  # fmt: skip
+    caption = (
+        f"The bright, outlined {len(chosen[0].attentive[chosen[0].attentive])} patches are those the CLS token of layer "
+        f"{architecture.split_layer} attends to most: they should lie on the face, not on hair or background. {clusters}; "
+        "clusters should follow regions such as skin, hair and background."
+    )
+    names = ("input", "selection")
+    drawn = figures.png(figures.selections(images, chosen, architecture.variant.patch_size, names))
+    alt = "Attentive patches outlined, inattentive patches tinted by cluster, cluster centres marked"
+    return {"selection": Picture("Attentive patches and clusters", caption, drawn, alt)}
+
+
+def query_points(landmarks: Float[np.ndarray, "n l 2"]) -> Float[np.ndarray, "n q 2"]:
+    """At most five landmarks of each face: MAFL's five of 68, or some spread over another scheme."""
+    count = landmarks.shape[1]
+    if count in (5, 68):
+        return five_points(landmarks)
+    return landmarks[:, np.unique(np.linspace(0, count - 1, min(count, 5)).round().astype(int))]
+
+
+def query_names(landmarks: Float[np.ndarray, "n l 2"]) -> tuple[str, ...]:
+    if landmarks.shape[1] in (5, 68):
+        return QUERY_NAMES
+    return tuple(f"point {i + 1}" for i in range(query_points(landmarks).shape[1]))
+
+
+def feature_maps(mae: Model, model: Model, faces: Faces) -> dict[str, Float[Array, "n g g c"]]:
+    """The backbone's features, and the refined ones where there are any, by the name the results have for them."""
+    maps = {"MAE only": mae.features(faces.images, STRIDE, "backbone")}
+    if model.refined:
+        maps["SCE-MAE"] = model.features(faces.images, STRIDE, "projected")
+    return maps
+
+
+@jax.jit
+def cosine_maps(
+    reference: Float[Array, "g g c"], maps: Float[Array, "n g g c"], queries: Int[Array, "q 2"]
+) -> Float[Array, "q n 96 96"]:
+    """Cosine similarity of the reference's features at whole pixels (x, y) to all of the maps, upsampled."""
+
+    def upsampled(features: Array) -> Array:
+        features = jax.image.resize(features, (*features.shape[:-3], WINDOW, WINDOW, features.shape[-1]), "linear")
+        return features / jnp.maximum(jnp.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
+
+    wanted = upsampled(reference)[queries[:, 1], queries[:, 0]]
+    return jnp.einsum("qc,nhwc->qnhw", wanted, upsampled(maps))
+
+
+def similarity_pictures(mae: Model, model: Model, faces: Faces) -> dict[str, Picture]:
+    faces = faces.take(np.arange(min(MAPPED_FACES, len(faces))))
+    truth, names = query_points(faces.landmarks) - OFFSET, query_names(faces.landmarks)
+    picked = np.unique(np.linspace(0, len(names) - 1, DRAWN_QUERIES).round().astype(int))
+    queries = np.clip(np.round(truth[0, picked]), 0, WINDOW - 1).astype(np.int32)
+    similarity = {
+        name: np.asarray(cosine_maps(maps[0], maps, queries)) for name, maps in feature_maps(mae, model, faces).items()
+    }
+    rows = [
+        figures.SimilarityRow(f"{names[point]}\n{kind}", truth[0, point], truth[:, point], found[i])
+        for i, point in enumerate(picked)
+        for kind, found in similarity.items()
+    ]
+    caption = (
+        "How alike the features everywhere are to those at the point marked on the left (cosine similarity, brighter "
+        "is more alike; each row has its own scale). Look for one bright spot at the same landmark of every face, hollow "
+        "circle; the cross marks the highest value. Two bright eyes, or a bright area at the query's own place, are failures."
+    )
+    drawn = figures.png(figures.similarity_maps(windows(faces), rows))
+    alt = "Cosine similarity of one landmark's feature to all places of several faces"
+    return {"similarity": Picture("Similarity to a point", caption, drawn, alt)}
+
+
+def match_pictures(mae: Model, model: Model, faces: Faces) -> dict[str, Picture]:
+    pairs = np.arange(len(faces) // 2 * 2).reshape(-1, 2)
+    if not len(pairs):
+        return {}
+    images, points = windows(faces), query_points(faces.landmarks) - OFFSET
+    a, b = pairs.T
+    predict, found = jax.vmap(matching.predict_matches), {}
+    for name, maps in feature_maps(mae, model, faces).items():
+        predicted = np.asarray(predict(maps[a], maps[b], jnp.asarray(points[a])))
+        errors = np.asarray(matching.matching_error(predicted, points[b])).mean(axis=1)
+        found[name] = [
+            figures.Match(*three, f"mean error {error:.1f}")
+            for *three, error in zip(points[a], predicted, points[b], errors, strict=True)
+        ]
+    caption = (
+        "Each landmark of the left face is sought in the right one, another person's, by its feature alone. Look at how "
+        "near the filled dots come to the hollow circles, the truth, of their colour. "
+        f"Errors are in {matching.UNIT}, as in the table."
+    )
+    drawn = figures.png(figures.matches(images[a], images[b], found))
+    alt = "Pairs of faces with lines from landmarks of one to the matches found in the other"
+    return {"matches": Picture("Landmarks matched across people", caption, drawn, alt)}
+
+
+def detection_pictures(detect: Detector, count: int, faces: Faces) -> dict[str, Picture]:
+    truth = faces.landmarks if faces.landmarks.shape[1] == count else five_points(faces.landmarks)
+    predicted, eyes = np.asarray(detect(faces.images)), detection.EYES.get(count)
+    measure = functools.partial(detection.inter_ocular_error, eyes=eyes) if eyes else detection.box_diagonal_error
+    labels = [f"error {error:.1f} %" for error in np.asarray(measure(predicted, truth))]
+    caption = (
+        f"{count} landmarks detected (filled) and annotated (hollow), joined by a line: the shorter, the better. "
+        f"Errors are in {detection.unit(eyes)}."
+    )
+    drawn = figures.png(figures.detections(windows(faces), predicted - OFFSET, truth - OFFSET, labels))
+    alt = f"Faces with {count} detected and annotated landmarks"
+    return {f"detected_{count}": Picture("Detected landmarks", caption, drawn, alt)}
