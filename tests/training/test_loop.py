@@ -1,0 +1,270 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+import scemae_jax
+from scemae_jax.data.pipeline import training_batches
+from scemae_jax.training import loop, metrics, optimizer, sharding
+from scemae_jax.training.checkpoints import Checkpoints, restore_params
+
+STEPS, DIES_BEFORE, LOG_EVERY, CHECKPOINT_EVERY = 24, 18, 4, 5
+
+# Stage 1 on random images, as the command would run it; optionally killed (SIGKILL) when it asks for a certain batch.
+WORKER = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from flax.traverse_util import flatten_dict
+from scemae_jax import config as configuration
+from scemae_jax.data.pipeline import training_batches
+from scemae_jax.training import loop, pretrain, sharding
+
+workdir, steps, dies_before, log_every, checkpoint_every = Path(sys.argv[1]), *map(int, sys.argv[2:])
+
+class Noise:
+    images = np.random.default_rng(0).integers(0, 256, (20, 136, 136, 3), np.uint8)
+    def __len__(self):
+        return len(self.images)
+    def __getitem__(self, index):
+        return {"image": self.images[index]}
+
+class Mortal:
+    def __init__(self, batches):
+        self.batches, self.asked = batches, 0
+        self.get_state, self.set_state = batches.get_state, batches.set_state
+    def __next__(self):
+        self.asked += 1
+        if self.asked == dies_before:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return next(self.batches)
+
+config = configuration.default()
+config.model.encoder = "XXS/8"
+config.model.decoder_width, config.model.decoder_depth, config.model.decoder_heads = 16, 1, 2
+config.pretrain.batch_size, config.pretrain.learning_rate = 8, 1e-3
+config.pretrain.log_every, config.pretrain.checkpoint_every = log_every, checkpoint_every
+config.pretrain.augment.jitter = 0.2
+architecture = configuration.architecture(config)
+batches = Mortal(training_batches([Noise()], weights=[1.0], batch_size=8, seed=0))
+task = pretrain.task(config, architecture, pretrain.initial_params(architecture, 0), batches, steps)
+mesh = sharding.data_mesh()
+params = loop.fit(task, workdir=workdir, mesh=mesh)
+np.savez(workdir / "params.npz", **{"/".join(path): leaf for path, leaf in flatten_dict(params).items()})
+
+if mesh.size > 1:
+    batch = sharding.shard_batch(mesh, {"image": np.arange(16)})["image"]
+    print([shard.data.tolist() for shard in batch.addressable_shards])
+    try:
+        sharding.shard_batch(mesh, {"image": np.arange(12)})
+    except ValueError as error:
+        print(error)
+"""
+
+
+def start(script, workdir, dies_before=0, devices=1):
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    environment = {**os.environ, "PYTHONPATH": str(Path(scemae_jax.__file__).parents[1]), "XLA_FLAGS": flags.strip()}
+    arguments = [str(n) for n in (STEPS, dies_before, LOG_EVERY, CHECKPOINT_EVERY)]
+    return subprocess.Popen(
+        [sys.executable, str(script), str(workdir), *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process, returncode=0):
+    out, errors = process.communicate(timeout=240)
+    assert process.returncode == returncode, errors
+    return out
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Workdirs of the same run: uninterrupted, killed and started again, and on eight devices (with its output)."""
+    folder = tmp_path_factory.mktemp("runs")
+    (script := folder / "worker.py").write_text(WORKER)
+    whole, killed = start(script, folder / "whole"), start(script, folder / "killed", DIES_BEFORE)
+    finish(killed, -signal.SIGKILL)
+    rows_when_killed = metrics.read_metrics(folder / "killed")
+    resumed, eight = start(script, folder / "killed"), start(script, folder / "eight", devices=8)
+    finish(whole)
+    finish(resumed)
+    return folder, rows_when_killed, finish(eight)
+
+
+def rows(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "images_per_second"} for line in lines]
+
+
+def test_a_killed_run_started_again_is_the_uninterrupted_one(runs):
+    folder, rows_when_killed, _ = runs
+    assert rows_when_killed[-1]["step"] == 16  # it died in step 18, after steps that no checkpoint had saved
+    whole, killed = (np.load(folder / name / "params.npz") for name in ("whole", "killed"))
+    assert set(whole.files) == set(killed.files)
+    for name in whole.files:
+        np.testing.assert_array_equal(killed[name], whole[name], err_msg=name)
+
+
+def test_its_metrics_are_those_of_the_uninterrupted_run(runs):
+    """Rows written after the last checkpoint were dropped and written again: none twice, none missing."""
+    folder, _, _ = runs
+    whole = rows(folder / "whole")
+    logged = range(LOG_EVERY, STEPS + 1, LOG_EVERY)
+    saved = range(CHECKPOINT_EVERY, STEPS + 1, CHECKPOINT_EVERY)
+    assert [row["step"] for row in whole] == sorted({*logged, *saved})
+    assert rows(folder / "killed") == whole
+
+
+def test_eight_devices_train_as_one(runs):
+    folder, _, output = runs
+    one, eight = rows(folder / "whole"), rows(folder / "eight")
+    assert [row["step"] for row in eight] == [row["step"] for row in one]
+    for name in ("loss", "gradient_norm"):
+        np.testing.assert_allclose([row[name] for row in eight], [row[name] for row in one], rtol=1e-5)
+    assert str([[2 * device, 2 * device + 1] for device in range(8)]) in output
+    assert "a batch of 12 does not divide over 8 devices" in output
+
+
+# A linear regression, small enough to train in the test's own process.
+WEIGHTS = np.array([[1.0], [-2.0], [3.0]], np.float32)
+
+
+class Points:
+    inputs = np.random.default_rng(0).normal(size=(32, 3)).astype(np.float32)
+
+    def __len__(self):
+        return len(self.inputs)
+
+    def __getitem__(self, index):
+        return {"x": self.inputs[index], "y": self.inputs[index] @ WEIGHTS + 0.5}
+
+
+def linear_task(steps=20, log_every=4, checkpoint_every=5, spoilt_at=None, **settings):
+    """`spoilt_at`: the step whose loss is NaN."""
+
+    def loss(params, offset, batch, key):
+        error = batch["x"] @ params["layer"]["kernel"] + params["layer"]["bias"] - batch["y"] - offset
+        noisy = error + 0.01 * jax.random.normal(key, error.shape)
+        return (noisy**2).mean(), {"absolute_error": jnp.abs(error).mean()}
+
+    config = optimiser_config(**settings)
+    batches = training_batches([Points()], weights=[1.0], batch_size=8, seed=0)
+    if spoilt_at:
+        batches = Spoilt(batches, spoilt_at)
+    return loop.Task(
+        name="linear",
+        loss=loss,
+        outputs=("absolute_error",),
+        params={"layer": {"kernel": jnp.zeros((3, 1)), "bias": jnp.zeros(1)}},
+        constants=jnp.zeros(()),
+        batches=batches,
+        batch_size=8,
+        optimizer=optimizer.adamw(config, steps),
+        schedule=optimizer.learning_rate(config, steps),
+        steps=steps,
+        log_every=log_every,
+        checkpoint_every=checkpoint_every,
+        seed=0,
+    )
+
+
+class Spoilt:
+    """Batches, one of them not a number."""
+
+    def __init__(self, batches, step):
+        self.batches, self.left = batches, step
+        self.get_state, self.set_state = batches.get_state, batches.set_state
+
+    def __next__(self):
+        self.left -= 1
+        batch = next(self.batches)
+        return {**batch, "x": batch["x"] * np.nan} if self.left == 0 else batch
+
+
+def optimiser_config(**changes):
+    settings = {"learning_rate": 0.1, "warmup": 0.2, "betas": (0.9, 0.95), "weight_decay": 0.0, "clip": 0.0}
+    return ml_collections.ConfigDict({**settings, **changes})
+
+
+def fit(task, workdir, **settings):
+    return loop.fit(task, workdir=workdir, mesh=sharding.data_mesh(), **settings)
+
+
+def test_learns_a_plane(tmp_path):
+    params = fit(linear_task(steps=150, log_every=50, checkpoint_every=100), tmp_path)
+    np.testing.assert_allclose(params["layer"]["kernel"], WEIGHTS, atol=0.02)
+    np.testing.assert_allclose(params["layer"]["bias"], 0.5, atol=0.02)
+    first, *_, last = rows(tmp_path)
+    assert last["absolute_error"] < 0.05 < 0.5 < first["absolute_error"]
+    assert first.keys() == {"stage", "step", "loss", "gradient_norm", "absolute_error", "learning_rate"}
+    jax.tree.map(np.testing.assert_array_equal, restore_params(tmp_path / "checkpoints" / "linear"), params)
+
+
+def test_the_time_limit_saves_and_the_run_goes_on(tmp_path):
+    whole = fit(linear_task(), tmp_path / "whole")
+    with pytest.raises(loop.OutOfTime, match="linear stopped at step 1 of 20; run the same command"):
+        fit(linear_task(), tmp_path / "parts", stop_at=time.monotonic() - 1)
+    with pytest.raises(loop.OutOfTime, match="linear stopped at step 2 of 20"):
+        fit(linear_task(), tmp_path / "parts", stop_at=time.monotonic() - 1)
+    parts = fit(linear_task(), tmp_path / "parts")
+    jax.tree.map(np.testing.assert_array_equal, parts, whole)
+    assert [row["step"] for row in rows(tmp_path / "parts")] == [1, 2, 4, 5, 8, 10, 12, 15, 16, 20]
+
+
+def test_a_finished_stage_is_not_trained_again(tmp_path):
+    params = fit(linear_task(), tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_text()
+    again = fit(linear_task(spoilt_at=1), tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("step", "kept", "message"),
+    [(7, 5, "step 7 of 20; the checkpoint of step 5 is finite"), (3, None, "step 3 of 20; there is no checkpoint")],
+)
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, step, kept, message):
+    with pytest.raises(loop.NonFiniteLossError, match=message) as error:
+        fit(linear_task(spoilt_at=step), tmp_path)
+    assert "--config.linear.learning_rate" in str(error.value)
+    assert all(np.isfinite(row["loss"]) for row in metrics.read_metrics(tmp_path))
+    checkpoints = Checkpoints(tmp_path / "checkpoints" / "linear")
+    assert checkpoints.latest() == kept
+    checkpoints.close()
+    if kept:
+        params = restore_params(tmp_path / "checkpoints" / "linear")
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+def test_there_is_no_checkpoint_to_restore(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"no checkpoint in {re.escape(str(tmp_path / 'nothing'))}"):
+        restore_params(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="run the stage that trains it first"):
+        restore_params(tmp_path / "empty")
+
+
+def test_metrics_survive_a_line_cut_off(tmp_path):
+    """Rows of other stages stay; those of this stage after the checkpoint, and half a line, go."""
+    written = [("pretrain", 100), ("linear", 4), ("linear", 8)]
+    lines = [json.dumps({"stage": stage, "step": step}) for stage, step in written]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"stage": "lin')
+    writer = metrics.MetricsWriter(tmp_path, "linear", resumed_at=5)
+    writer.write(9, {"loss": 1.0})
+    writer.close()
+    expected = [{"stage": "pretrain", "step": 100}, {"stage": "linear", "step": 4}]
+    assert metrics.read_metrics(tmp_path) == [*expected, {"stage": "linear", "step": 9, "loss": 1.0}]
