@@ -507,10 +507,12 @@ def _illuminate(colour, surface, parts, lit, light: Light) -> Float[np.ndarray, 
     shine *= _GLOSS[parts] * lit * np.float32(light.gloss * 0.3)
     up = (1 - ny) * np.float32(0.5)
     sky, floor, key = (c.astype(np.float32)[:, None] for c in (light.sky, light.floor, light.key))
-    arriving = (floor + (sky - floor) * up) * openness + key * diffuse
-    albedo = colour.T * np.float32(1 / 255)
-    result = albedo * albedo * arriving + shine * key
-    return (np.sqrt(np.minimum(result, 1)) * np.float32(255)).T
+    result = colour.T * np.float32(1 / 255)
+    result *= result
+    result *= (floor + (sky - floor) * up) * openness + key * diffuse
+    result += shine * key
+    np.minimum(result, 1, out=result)
+    return np.sqrt(result, out=result).T * np.float32(255)
 
 
 def _visible(

@@ -520,12 +520,14 @@ def _paint_hair(atlas: Atlas, identity: Identity, cloth: "Cloth", rng: np.random
     atlas.label[:bottom][mask > 127] = label
     soft = {"buzz": 9, "receding": 7, "fringe": 3, "beanie": 1, "scarf": 1}.get(style, 5)
     strength = 0.7 if style == "buzz" else 1.0
-    alpha = cv2.multiply(cv2.blur(mask, (soft, soft)), 1, scale=strength / 255, dtype=cv2.CV_32F)
-    head = atlas.colour[:bottom]
+    covering = cv2.convertScaleAbs(cv2.blur(mask, (soft, soft)), alpha=strength)
+    kept = cv2.bitwise_not(covering)
     if style not in ("buzz", "receding"):  # a soft shadow on the skin just below
-        under = cv2.multiply(cv2.blur(mask, (13, 13)), 1, scale=0.4 / 255, dtype=cv2.CV_32F)
-        head = cv2.blendLinear(head, cv2.convertScaleAbs(head, alpha=0.5), 1 - under, under)
-    atlas.colour[:bottom] = cv2.blendLinear(head, hair[:bottom], 1 - alpha, alpha)
+        shadow = cv2.blur(mask, (13, 13))
+        kept = cv2.multiply(kept, cv2.addWeighted(shadow, -0.2, shadow, 0, 255), scale=1 / 255)
+    head = cv2.multiply(atlas.colour[:bottom], cv2.merge([kept] * 3), scale=1 / 255)
+    locks = cv2.multiply(hair[:bottom], cv2.merge([covering] * 3), scale=1 / 255)
+    atlas.colour[:bottom] = cv2.add(head, locks)
 
 
 class Cloth:
