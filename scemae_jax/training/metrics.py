@@ -26,7 +26,7 @@ class FirstNonFinite(metrics.Metric):
 
     @classmethod
     def empty(cls) -> FirstNonFinite:
-        return cls(jnp.asarray(NEVER))
+        return cls(jnp.asarray(NEVER, jnp.int32))  # without a type it is weak, and the step would compile twice
 
     def merge(self, other: FirstNonFinite) -> FirstNonFinite:
         return FirstNonFinite(jnp.minimum(self.step, other.step))

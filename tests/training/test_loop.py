@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import re
@@ -223,6 +224,14 @@ def test_the_time_limit_saves_and_the_run_goes_on(tmp_path):
     parts = fit(linear_task(), tmp_path / "parts")
     jax.tree.map(np.testing.assert_array_equal, parts, whole)
     assert [row["step"] for row in rows(tmp_path / "parts")] == [1, 2, 4, 5, 8, 10, 12, 15, 16, 20]
+
+
+def test_the_loss_is_traced_once(tmp_path):
+    """The first step, those after it and those after a row was written are one compiled program."""
+    task, traced = linear_task(), []
+    counted = dataclasses.replace(task, loss=lambda *given: traced.append(0) or task.loss(*given))
+    fit(counted, tmp_path)
+    assert len(traced) == 1
 
 
 def test_a_finished_stage_is_not_trained_again(tmp_path):
