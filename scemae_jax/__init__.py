@@ -7,10 +7,24 @@ points = model.detect(images)
 there = scemae_jax.match(model, image_a, points_a, image_b)
 """
 
-from scemae_jax.evaluation.detection import fit_detector
-from scemae_jax.export import load
-from scemae_jax.matcher import match
-from scemae_jax.model import Model
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from scemae_jax.version import __version__
 
+if TYPE_CHECKING:
+    from scemae_jax.evaluation.detection import fit_detector
+    from scemae_jax.export import load
+    from scemae_jax.matcher import match
+    from scemae_jax.model import Model
+
 __all__ = ["Model", "__version__", "fit_detector", "load", "match"]
+
+_HOMES = {"Model": "model", "fit_detector": "evaluation.detection", "load": "export", "match": "matcher"}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports on first use: the processes that draw synthetic faces need no JAX."""
+    if name not in _HOMES:
+        raise AttributeError(f"scemae_jax has no attribute {name!r}")
+    return getattr(importlib.import_module(f"scemae_jax.{_HOMES[name]}"), name)

@@ -71,6 +71,7 @@ def default() -> Config:
     match.stride = 4
     match.max_pairs = 0  # 0: every two test images
     match.warp_seed = 0
+    match.baselines = True  # raw patches and the untrained network beside the trained ones
 
     config.detect = detect = ml_collections.ConfigDict()
     detect.landmarks = (5, 68)  # as many of these as the data have; others are taken as they are
@@ -96,6 +97,7 @@ def default() -> Config:
 
     config.export = export = ml_collections.ConfigDict()
     export.dtype = "float32"  # of the weights in the file: "float16" halves it
+    export.decoder = False  # keep the MAE decoder, for a model that stage 1 is to start from
     export.stride = 8  # of the features that the StableHLO file gives
     return config
 

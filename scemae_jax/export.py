@@ -33,7 +33,8 @@ def save_model(model: Model, path: Path, *, dtype: str = "float32") -> None:
         raise ValueError(f"export dtype is {dtype!r}: choose 'float32' or 'float16'")
 
     def stored(tree: Any) -> Any:
-        narrowed = jax.tree.map(lambda x: np.asarray(x, dtype), jax.device_get(tree))
+        with np.errstate(over="ignore"):  # an error below
+            narrowed = jax.tree.map(lambda x: np.asarray(x, dtype), jax.device_get(tree))
         if not all(np.isfinite(x).all() for x in jax.tree.leaves(narrowed)):
             raise ValueError(f"a weight is not finite as {dtype}: export with dtype 'float32', or look at the training")
         return narrowed

@@ -172,17 +172,18 @@ def run_match(experiment: Experiment) -> dict[str, Any]:
 
     builder = sources.open_dataset(experiment.config.data)
     some = sources.read_faces(builder, experiment.config.data.unlabelled_splits, POSITION_MEAN_IMAGES).images
-    features: dict[str, matching.FeatureFn | None] = {
-        "own location": None,
-        "raw patches": matching.raw_patches,
-    }
-    models = {"untrained": (experiment.untrained(), "backbone"), "MAE only": (mae, "backbone")}
+    features: dict[str, matching.FeatureFn | None] = {"own location": None}
+    models = {"MAE only": (mae, "backbone")}
+    if settings.baselines:
+        features["raw patches"] = matching.raw_patches
+        models = {"untrained": (experiment.untrained(), "backbone"), **models}
     if model.refined:
         models["SCE-MAE"] = (model, "projected")
     for name, (network, which) in models.items():
-        features[name] = functools.partial(network.features, stride=settings.stride, which=which)
+        dense = functools.partial(network.features, stride=settings.stride, which=which)
+        features[name] = dense
         if name != "untrained":
-            features[f"{name}, position-free"] = matching.without_position(features[name], some)
+            features[f"{name}, position-free"] = matching.without_position(dense, some)
     errors = matching.match(faces, features, pairs=pairs, seed=settings.warp_seed)
     return {
         "split": experiment.config.data.test_split,
@@ -270,6 +271,8 @@ def run_export(experiment: Experiment) -> dict[str, Any]:
         "images_seen": sum(results.get(stage, {}).get("images_seen", 0) for stage in ("pretrain", "refine")),
     }
     model = dataclasses.replace(final_model(experiment), provenance=provenance)
+    if settings.decoder:
+        model = dataclasses.replace(model, params={**model.params, "decoder": experiment.mae().params["decoder"]})
     path = experiment.workdir / "export" / "scemae.msgpack"
     save_model(model, path, dtype=settings.dtype)
     which = "projected" if model.refined else "backbone"
