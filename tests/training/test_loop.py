@@ -75,7 +75,13 @@ if mesh.size > 1:
 
 def start(script, workdir, dies_before=0, devices=1):
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-    environment = {**os.environ, "PYTHONPATH": str(Path(scemae_jax.__file__).parents[1]), "XLA_FLAGS": flags.strip()}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(scemae_jax.__file__).parents[1]),
+        "XLA_FLAGS": flags.strip(),
+        "JAX_COMPILATION_CACHE_DIR": str(script.parent / "compiled"),  # what one run compiled, the next one loads
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+    }
     arguments = [str(n) for n in (STEPS, dies_before, LOG_EVERY, CHECKPOINT_EVERY)]
     return subprocess.Popen(
         [sys.executable, str(script), str(workdir), *arguments],
@@ -97,10 +103,10 @@ def runs(tmp_path_factory):
     """Workdirs of the same run: uninterrupted, killed and started again, and on eight devices (with its output)."""
     folder = tmp_path_factory.mktemp("runs")
     (script := folder / "worker.py").write_text(WORKER)
-    whole, killed = start(script, folder / "whole"), start(script, folder / "killed", DIES_BEFORE)
+    killed, eight = start(script, folder / "killed", DIES_BEFORE), start(script, folder / "eight", devices=8)
     finish(killed, -signal.SIGKILL)
     rows_when_killed = metrics.read_metrics(folder / "killed")
-    resumed, eight = start(script, folder / "killed"), start(script, folder / "eight", devices=8)
+    whole, resumed = start(script, folder / "whole"), start(script, folder / "killed")
     finish(whole)
     finish(resumed)
     return folder, rows_when_killed, finish(eight)
