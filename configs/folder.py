@@ -1,9 +1,10 @@
-"""A folder of your own faces, with or without a landmarks.csv, on one GPU.
+"""A folder of your own faces, with or without a landmarks.csv.
 
   python -m scemae_jax.main --config configs/folder.py --config.data.root=FOLDER --workdir runs/mine
 
-On a CPU take configs/ytf68.py:tiny instead. Without annotations, matching, detection and the report have nothing to
-measure on: add --config.stages="('pretrain','refine','export')".
+DeiT-S for a GPU: 400 passes over 50,000 faces, 20 million images seen. On a CPU `configs/folder.py:small` takes a small
+network that starts from the one in the package, and sees 200,000 images. Without annotations, matching, detection and
+the report have nothing to be measured on: add --config.stages="('pretrain','refine','export')".
 """
 
 import ml_collections
@@ -11,8 +12,21 @@ import ml_collections
 from scemae_jax.config import default
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config(size: str = "full") -> ml_collections.ConfigDict:
+    if size not in ("full", "small"):
+        raise ValueError(f"unknown size {size!r}: choose full or small")
     config = default()
     config.data.dataset = "landmark_folder"
-    config.model.decoder_width, config.model.decoder_depth, config.model.decoder_heads = 192, 4, 3
+    config.data.train_splits = ("train", "validation")
+    if size == "small":
+        config.init = "xs8_ytf68"
+        config.model.encoder = "XS/8"
+        config.model.decoder_width, config.model.decoder_depth, config.model.decoder_heads = 64, 2, 2
+        config.pretrain.batch_size = 64
+        config.pretrain.steps = 3000
+        config.pretrain.learning_rate = 5e-4
+        config.refine.batch_size = 64
+        config.refine.steps = 50
+        config.detect.heatmaps = 10
+        config.detect.epochs = 50.0
     return config
