@@ -212,12 +212,12 @@ class Model:
                 "fit_detector adds a detector"
             )
         head = self.heads[num_landmarks]
-        network, height, width = head.build(), *np.shape(images)[1:3]
-        points = []
+        network, points = head.build(), []
         for start in range(0, len(images), CHUNK):
             features = self.features(images[start : start + CHUNK], head.stride, head.which)
             points.append(np.asarray(_head_points(head.params, features, network=network)))
-        in_window = (np.concatenate(points) + 1) / 2 * (WINDOW - 1)
+        height, width = np.shape(images)[1:3]
+        in_window = (np.concatenate([np.zeros((0, num_landmarks, 2), np.float32), *points]) + 1) / 2 * (WINDOW - 1)
         in_square = in_window + (IMAGE_SIZE - WINDOW) // 2
         return (in_square + 0.5) * np.array([width / IMAGE_SIZE, height / IMAGE_SIZE], np.float32) - 0.5
 
@@ -234,10 +234,9 @@ def as_square_images(images: Num[np.ndarray, "b h w 3"]) -> Num[Array, "b 136 13
     if dtype != np.uint8 and not np.issubdtype(dtype, np.floating):
         raise ValueError(f"images are of type {dtype}: uint8, or floats in [0, 1], are needed")
     images = jnp.asarray(images)
-    if dtype != np.uint8 and images.size and not (images.min() >= -1e-3 and images.max() <= 1 + 1e-3):
-        raise ValueError(
-            f"float images range from {images.min():.3g} to {images.max():.3g}: scale them to [0, 1], or pass uint8"
-        )
+    if dtype != np.uint8 and not ((images >= -1e-3) & (images <= 1 + 1e-3)).all():
+        low, high = np.asarray(images).min(), np.asarray(images).max()  # on a CPU those of XLA pass over NaN
+        raise ValueError(f"float images range from {low:.3g} to {high:.3g}: scale them to [0, 1], or pass uint8")
     if shape[1:3] == (IMAGE_SIZE, IMAGE_SIZE):
         return images
     resized = jax.image.resize(images.astype(jnp.float32), (shape[0], IMAGE_SIZE, IMAGE_SIZE, 3), "linear")

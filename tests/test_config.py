@@ -1,0 +1,161 @@
+import importlib.util
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from scemae_jax import config as configuration
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@pytest.fixture
+def from_command_line(monkeypatch):
+    """Gives the config that main.py's flags would."""
+
+    def parse(*overrides):
+        arguments = ["main", f"--config={CONFIGS / 'ytf68.py'}:tiny", *overrides]
+        monkeypatch.setattr("sys.argv", arguments)  # where config_flags looks for overrides
+        values = flags.FlagValues()
+        holder = config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values)
+        values(arguments)
+        return holder.value
+
+    return parse
+
+
+def changed(**fields):
+    """The default config with `section__field=value`."""
+    config = configuration.default()
+    with config.unlocked():
+        config.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
+    return config
+
+
+def test_overrides(from_command_line):
+    config = from_command_line("--config.pretrain.augment.crop_scale=(0.5,0.7)", "--config.refine.temperature=0.2")
+    assert config.pretrain.augment.crop_scale == (0.5, 0.7)
+    assert config.refine.temperature == 0.2
+    assert configuration.architecture(config).encoder == "XS/8"
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("--config.pretrain.batch_sise=4", "batch_size"),
+        ("--config.refine.temprature=0.2", "temperature"),
+        ("--config.data.rooot=faces", "root"),
+    ],
+)
+def test_a_misspelt_override_is_an_error_that_names_the_nearest_field(from_command_line, override, nearest):
+    with pytest.raises((AttributeError, KeyError), match=f'Did you mean "{nearest}"'):
+        from_command_line(override)
+
+
+def test_a_value_of_another_type_is_an_error(from_command_line):
+    with pytest.raises(flags.IllegalFlagValueError, match="batch_size"):
+        from_command_line("--config.pretrain.batch_size=many")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
+def test_configs_describe_networks_that_can_be_built(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+    config = module.get_config()
+    configuration.check_stages(config)
+    architecture = configuration.architecture(config)
+    assert hash(architecture) == hash(configuration.architecture(config))
+    patches = (96 // architecture.variant.patch_size) ** 2
+    images, noise = np.zeros((2, 96, 96, 3), np.float32), np.zeros((2, patches), np.float32)
+    jax.eval_shape(architecture.build_mae().init, jax.random.key(0), images, noise)
+    jax.eval_shape(architecture.build_carb().init, jax.random.key(0), images)
+
+
+def test_the_default_is_the_paper():
+    architecture = configuration.architecture(configuration.default())
+    assert (architecture.encoder, architecture.projection) == ("S/8", 128)
+    assert (architecture.split_layer, architecture.attentive_fraction, architecture.num_clusters) == (3, 0.1, 4)
+    assert (architecture.decoder_width, architecture.decoder_depth, architecture.decoder_heads) == (512, 8, 16)
+    stage = configuration.default().pretrain
+    assert (stage.batch_size, stage.learning_rate, stage.betas) == (512, 3e-4, (0.9, 0.95))
+    assert (stage.weight_decay, stage.epochs, stage.epochs * stage.warmup) == (0.05, 400, 40)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"data__normalisation": "none"},
+            r"config\.data\.normalisation is 'none': choose one of \['imagenet', 'faces'\]",
+        ),
+        ({"dtype": "float16"}, r"config\.dtype is 'float16': choose 'float32' or 'bfloat16'"),
+        ({"model__encoder": "XL/8"}, "unknown encoder 'XL/8'"),
+        ({"model__encoder": "S/5"}, "patches of 5x5"),
+        ({"model__density": "peaks"}, "density is 'peaks'"),
+        ({"model__split_layer": 12}, "split_layer is 12"),
+        ({"model__num_clusters": 140}, "num_clusters is 140"),
+    ],
+)
+def test_networks_that_cannot_be_built(fields, message):
+    def build(images):
+        return configuration.architecture(changed(**fields)).build_carb().init(jax.random.key(0), images)
+
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(build, np.zeros((1, 96, 96, 3), np.float32))
+
+
+def test_normalisation():
+    image = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), np.uint8)
+    architecture = configuration.architecture(changed(data__normalisation="faces"))
+    expected = (image / 255 - [0.5084, 0.4224, 0.3769]) / [0.2599, 0.2371, 0.2323]
+    np.testing.assert_allclose(architecture.normalise(image), expected, atol=1e-5)
+    np.testing.assert_allclose(architecture.normalise(image / np.float32(255)), expected, atol=1e-5)
+
+
+def test_stages():
+    for stages in ((), ("match",), ("pretrain", "export"), configuration.STAGES):
+        configuration.check_stages(changed(stages=stages))
+    with pytest.raises(ValueError, match=r"config\.stages names \['train'\]: choose from pretrain, refine"):
+        configuration.check_stages(changed(stages=("pretrain", "train")))
+    for stages in (("refine", "pretrain"), ("match", "match")):
+        with pytest.raises(ValueError, match="the order is pretrain, refine, match, detect, report, export"):
+            configuration.check_stages(changed(stages=stages))
+
+
+def test_the_hash_changes_with_every_field_but_the_stages():
+    config = configuration.default()
+    assert configuration.config_hash(config) == configuration.config_hash(changed(stages=("match",)))
+    variants = [
+        config,
+        changed(seed=1),
+        changed(pretrain__augment__flip=False),
+        changed(refine__temperature=0.11),
+        changed(data__root="faces"),
+    ]
+    assert len({configuration.config_hash(variant) for variant in variants}) == len(variants)
+
+
+def test_differences():
+    old = configuration.plain(configuration.default())
+    new = changed(stages=("match",), refine__temperature=0.2, pretrain__augment__crop_scale=(0.5, 0.9))
+    lines = configuration.differences(old, configuration.plain(new))
+    assert lines == [
+        "config.pretrain.augment.crop_scale: [0.3, 0.9] there, [0.5, 0.9] now",
+        "config.refine.temperature: 0.1 there, 0.2 now",
+    ]
+    assert configuration.differences(old, configuration.plain(configuration.default())) == []
+    del old["refine"]["temperature"]
+    assert "config.refine.temperature: None there, 0.1 now" in configuration.differences(
+        old, configuration.plain(configuration.default())
+    )
+
+
+def test_steps():
+    stage = changed(pretrain__epochs=2.5, pretrain__batch_size=8).pretrain
+    assert configuration.num_steps(stage, 100) == 31
+    assert configuration.num_steps(stage, 1) == 1
+    stage.steps = 7
+    assert configuration.num_steps(stage, 100) == 7
