@@ -1,0 +1,148 @@
+"""Landmark detection: errors worked by hand, a planted head, and blobs that a head has to learn."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import scemae_jax
+from scemae_jax.config import default
+from scemae_jax.evaluation import detection
+from scemae_jax.model import Head, Model
+
+
+def blobs(points, height: int = 136, width: int = 136, spread: float = 4.0):
+    """Dark images [n, height, width, 3], bright around the given points [n, l, 2]."""
+    y, x = np.mgrid[:height, :width]
+    squared = (x - points[..., 0, None, None]) ** 2 + (y - points[..., 1, None, None]) ** 2
+    bright = np.exp(-squared / (2 * spread**2)).max(axis=1)
+    return np.repeat(np.rint(255 * bright).astype(np.uint8)[..., None], 3, axis=-1)
+
+
+class Brightness(Model):
+    """A stand-in whose features are the window's brightness, averaged over stride x stride pixels."""
+
+    def features(self, images, stride=8, which="projected"):
+        window = jnp.asarray(scemae_jax.model.as_square_images(images))[:, 20:116, 20:116, :1]
+        window = window / (255.0 if window.dtype == jnp.uint8 else 1.0)
+        return window.reshape(len(window), 96 // stride, stride, 96 // stride, stride, 1).mean(axis=(2, 4))
+
+
+@pytest.fixture
+def brightness(small_architecture) -> Model:
+    return Brightness(architecture=small_architecture, params={})
+
+
+def test_inter_ocular_error_by_hand():
+    truth = np.array([[[0.0, 0], [10, 0], [5, 5]], [[0, 0], [0, 20], [5, 5]]])
+    predicted = truth + [[[3.0, 4], [0, 0], [0, 10]], [[0, 0], [0, 0], [0, 0]]]
+    np.testing.assert_allclose(detection.inter_ocular_error(predicted, truth, (0, 1)), [50, 0])
+    assert detection.summarise(predicted, truth, (0, 1)) == {"error": 25, "deviation": 25, "count": 2}
+    # The landmarks' box is 10 x 5 in the first image, 5 x 20 in the second.
+    np.testing.assert_allclose(detection.box_diagonal_error(predicted, truth), [500 / 125**0.5, 0], rtol=1e-6)
+    assert detection.summarise(predicted, truth, None)["error"] == pytest.approx(250 / 125**0.5)
+
+
+def test_eyes_of_68_landmarks_are_the_outer_corners():
+    truth = np.random.default_rng(0).uniform(0, 136, (1, 68, 2))
+    truth[0, 36], truth[0, 45] = [40, 60], [90, 60]
+    error = detection.summarise(truth + [1.0, 0], truth, detection.EYES[68])["error"]
+    assert error == pytest.approx(2, rel=1e-5)
+
+
+def test_window_coordinates_end_at_the_centres_of_the_outer_pixels():
+    points = np.array([[[20, 20], [115, 115], [67.5, 20]]])
+    np.testing.assert_allclose(detection.to_window(points), [[[-1, -1], [1, 1], [0, -1]]])
+
+
+@pytest.mark.parametrize(("height", "width"), [(136, 136), (272, 272), (68, 204)])
+def test_a_planted_head_points_at_the_blob_in_pixels_of_the_images_given(brightness, height, width):
+    # One heatmap, the brightness itself; the regressor passes its point on.
+    params = {
+        "heatmaps": {"kernel": jnp.ones((1, 1, 1, 1)), "bias": jnp.zeros(1)},
+        "regressor": jnp.eye(2)[None],
+        "bias": jnp.zeros((1, 2)),
+    }
+    head = Head(num_landmarks=1, heatmaps=1, kernel_size=1, gain=200.0, stride=1, which="both", params=params)
+    points = np.array([[[0.3, 0.6]], [[0.5, 0.5]], [[0.7, 0.25]]]) * [width, height]
+    found = brightness.with_head(head).detect(blobs(points, height, width, spread=height / 20))
+    np.testing.assert_allclose(found, points, atol=0.6 * max(1, width / 136))
+    assert brightness.with_head(head).detect(np.zeros((0, height, width, 3), np.uint8)).shape == (0, 1, 2)
+
+
+def test_a_head_learns_where_blobs_are_through_the_network(small_model):
+    rng = np.random.default_rng(0)
+    points = rng.uniform(0.3, 0.7, (160, 1, 2)) * [102, 68]  # not square: pixels of the caller's images
+    images = blobs(points, 68, 102, spread=5.0)
+    model = scemae_jax.fit_detector(
+        small_model, images[:128], points[:128], steps=250, heatmaps=8, learning_rate=1e-2, seed=1
+    )
+    distances = np.linalg.norm(model.detect(images[128:]) - points[128:], axis=-1)
+    assert distances.mean() < 2
+    assert small_model.heads == {}
+
+
+@pytest.fixture
+def prepared(monkeypatch, tmp_path):
+    """`prepared(model, images, landmarks, **settings)`: the training task that `fit_head` would run."""
+
+    def prepare(model, images, landmarks, **settings):
+        tasks = []
+        monkeypatch.setattr(detection.loop, "fit", lambda task, **_: tasks.append(task) or task.params)
+        fields = default().detect
+        fields.update(settings)
+        detection.fit_head(model, images, landmarks, fields, seed=0, workdir=tmp_path, name="detect_5")
+        return tasks[0]
+
+    return prepare
+
+
+def test_mirrored_images_are_learnt_from_with_their_landmarks_renumbered(brightness, prepared):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, 136, 136, 3)).astype(np.uint8)
+    landmarks = rng.uniform(20, 115, (3, 5, 2))
+    task = prepared(brightness, images, landmarks, mirror=True)
+
+    # Pixel x becomes 135 - x; right and left eye change places, as do the corners of the mouth.
+    mirrored = landmarks[:, [1, 0, 2, 4, 3]] * [-1, 1] + [135, 0]
+    expected = np.concatenate([landmarks, mirrored])
+    np.testing.assert_allclose(task.constants["targets"], 2 * (expected - 20) / 95 - 1, atol=1e-6)
+    first, second = np.split(np.asarray(task.constants["features"]), 2)
+    np.testing.assert_allclose(second, first[:, :, ::-1], atol=1e-6)
+
+
+def test_batches_are_no_larger_than_the_data_and_epochs_become_steps(brightness, prepared):
+    images, landmarks = np.zeros((6, 136, 136, 3), np.uint8), np.full((6, 5, 2), 60.0)
+    task = prepared(brightness, images, landmarks, batch_size=32, epochs=10.0)
+    assert (task.batch_size, task.steps) == (6, 10)
+    assert sorted(next(task.batches)["index"]) == [0, 1, 2, 3, 4, 5]
+    task = prepared(brightness, images, landmarks, batch_size=4, epochs=10.0)
+    assert (task.batch_size, task.steps) == (4, 15)
+
+
+def test_bad_annotations_are_errors(brightness):
+    images, landmarks = np.zeros((2, 136, 136, 3), np.uint8), np.full((2, 5, 2), 60.0)
+    with pytest.raises(ValueError, match="0 given"):
+        scemae_jax.fit_detector(brightness, images[:0], landmarks[:0])
+    landmarks[1, 3, 0] = np.nan
+    with pytest.raises(ValueError, match="2 given, 1 unknown coordinates"):
+        scemae_jax.fit_detector(brightness, images, landmarks)
+    with pytest.raises(ValueError, match=r"flipping is defined for \[0, 5, 68\] landmarks, not 4"):
+        scemae_jax.fit_detector(brightness, images, np.full((2, 4, 2), 60.0), mirror=True)
+    with pytest.raises(AttributeError, match=r"kernel_sise.*kernel_size"):
+        scemae_jax.fit_detector(brightness, images, landmarks, kernel_sise=1)
+
+
+def test_a_detector_is_named_by_its_number_of_landmarks(brightness):
+    def head(count):
+        return Head(num_landmarks=count, heatmaps=1, kernel_size=1, gain=1.0, stride=8, which="both", params={})
+
+    images = np.zeros((1, 136, 136, 3), np.uint8)
+    with pytest.raises(ValueError, match="detects no landmarks; fit_detector adds"):
+        brightness.detect(images)
+    both = brightness.with_head(head(5)).with_head(head(68))
+    for count in (None, 7):
+        with pytest.raises(ValueError, match=rf"num_landmarks is {count}: this model detects \[5, 68\]"):
+            both.detect(images, count)
+    assert dataclasses.replace(both, heads={}).heads == {}

@@ -1,0 +1,189 @@
+"""Landmark matching against planted points, NumPy and the figures that come with real data."""
+
+import csv
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from scemae_jax.data.augment import five_points
+from scemae_jax.data.sources import Faces
+from scemae_jax.evaluation import matching
+from scemae_jax.ops.tps import ThinPlateWarp
+
+UNITS = 70 / 96  # of the protocol in a pixel
+
+
+def faces_of(images, landmarks) -> Faces:
+    return Faces(images=images, landmarks=np.float32(landmarks), subjects=np.arange(len(images)))
+
+
+def upsampled_to_window(features):
+    """Bilinear with half-pixel centres: output pixel i reads position (i + 0.5) g / 96 - 0.5, held at the edges."""
+    side = len(features)
+    position = np.clip((np.arange(96) + 0.5) * side / 96 - 0.5, 0, side - 1)
+    lower = np.minimum(np.floor(position).astype(int), max(side - 2, 0))
+    upper, share = np.minimum(lower + 1, side - 1), position - lower
+    rows = features[lower] * (1 - share)[:, None, None] + features[upper] * share[:, None, None]
+    return rows[:, lower] * (1 - share)[:, None] + rows[:, upper] * share[:, None]
+
+
+def test_planted_features_are_found_at_their_pixels():
+    rng = np.random.default_rng(0)
+    reference, other = rng.normal(size=(2, 96, 96, 16)).astype(np.float32)
+    other *= rng.uniform(1, 50, (96, 96, 1))  # long vectors must not attract: only the direction counts
+    queries = np.array([[0, 0], [95, 95], [3, 60], [40, 41]])
+    places = np.array([[95, 0], [17, 23], [60, 3], [0, 95]])
+    other[places[:, 1], places[:, 0]] = 0.01 * reference[queries[:, 1], queries[:, 0]]
+    found = matching.predict_matches(reference, other, jnp.asarray(queries + 0.3, jnp.float32))
+    np.testing.assert_array_equal(found, places)
+
+
+@pytest.mark.parametrize(("side", "other_side"), [(6, 12), (12, 6), (24, 24)])
+def test_matches_are_the_best_pixels_of_a_brute_force(side, other_side):
+    rng = np.random.default_rng(side)
+    reference, other = rng.normal(size=(side, side, 5)), rng.normal(size=(other_side, other_side, 5))
+    queries = np.concatenate([rng.uniform(0, 95, (20, 2)), [[-7, 50], [120, 99]]])  # two outside: clipped
+    found = np.asarray(matching.predict_matches(*map(jnp.float32, (reference, other, queries)))).astype(int)
+
+    wide = [upsampled_to_window(m) for m in (reference, other)]
+    wide = [m / np.linalg.norm(m, axis=-1, keepdims=True) for m in wide]
+    for (x, y), (found_x, found_y) in zip(np.clip(np.rint(queries), 0, 95).astype(int), found, strict=True):
+        similarity = wide[1] @ wide[0][y, x]
+        assert similarity[found_y, found_x] == pytest.approx(similarity.max(), abs=1e-6)
+
+
+def test_error_is_in_pixels_of_a_70x70_image():
+    errors = matching.matching_error(
+        np.array([[3.0, 4.0], [96.0, 0.0], [5.0, 5.0]]), np.array([[0, 0], [0, 0], [5, 5]])
+    )
+    np.testing.assert_allclose(errors, [3.6458333, 70, 0], rtol=1e-6)
+
+
+def test_pairs_are_consecutive():
+    np.testing.assert_array_equal(matching.consecutive_pairs(7), [[0, 1], [2, 3], [4, 5]])
+    np.testing.assert_array_equal(matching.consecutive_pairs(7, limit=2), [[0, 1], [2, 3]])
+    np.testing.assert_array_equal(matching.consecutive_pairs(4, limit=9), [[0, 1], [2, 3]])
+    assert matching.consecutive_pairs(1).shape == (0, 2)
+
+
+@pytest.fixture(scope="module")
+def coded() -> Faces:
+    """Six images whose colours say which point of one common plane is seen; each sees another part of it."""
+    rng = np.random.default_rng(1)
+    shifts = rng.uniform(-12, 12, (6, 2))
+    landmarks = np.array([[48.0, 50], [88, 50], [68, 70], [52, 86], [84, 86]]) + shifts[:, None]
+    y, x = np.mgrid[:136, :136]
+    codes = [np.stack([x - dx, y - dy, np.full_like(x, 0)], axis=-1) for dx, dy in shifts]
+    images = np.clip(np.rint(1.4 * (np.array(codes) + 20)), 0, 255)
+    images[..., 2] = 255
+    return faces_of(images.astype(np.uint8), landmarks)
+
+
+def colour_code(views):
+    """Unit-free direction of each colour: the cosine is highest where the colours are equal."""
+    return (views - jnp.array([0.5, 0.5, 0.7]))[:, 20:116, 20:116]
+
+
+def views_by_hand(faces: Faces, index: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Landmarks of image `index` warped once and twice."""
+    first, second = jax.random.split(jax.random.fold_in(jax.random.key(seed), index))
+    once = ThinPlateWarp.sample(first).landmarks(faces.landmarks[index], 136, 136)
+    return np.asarray(once), np.asarray(ThinPlateWarp.sample(second).landmarks(once, 136, 136))
+
+
+def test_features_that_know_the_place_match_and_own_location_errs_as_the_warps_say(coded):
+    # Nine pairs: more than go at once, and images that come back in another pair and role.
+    pairs = np.array([[0, 1], [2, 3], [4, 5], [1, 0], [3, 2], [5, 4], [0, 2], [0, 3], [5, 1]])
+    found = matching.match(coded, {"code": colour_code, "own": None}, pairs=pairs, seed=3)
+    summary = found["code"].summary()
+    assert summary["same"]["error"] < 1  # rounding to pixels, three times
+    assert summary["different"]["error"] < 1
+
+    once, twice = zip(*(views_by_hand(coded, i, seed=3) for i in range(6)), strict=True)
+    same = [UNITS * np.linalg.norm(twice[a] - once[a], axis=-1) for a, _ in pairs]
+    different = np.array([UNITS * np.linalg.norm(twice[a] - once[b], axis=-1) for a, b in pairs])
+    np.testing.assert_allclose(found["own"].same, same, atol=1e-4)
+    np.testing.assert_allclose(found["own"].different, different, atol=1e-4)
+    for errors in found.values():
+        np.testing.assert_array_equal(errors.far, different > 8)
+    assert 0 < (different > 8).sum() < different.size
+    own = found["own"].summary()
+    assert own["different, far"]["error"] == pytest.approx(different[different > 8].mean(), abs=1e-4)
+    assert own["different, far"]["count"] == (different > 8).sum()
+    assert own["different"]["deviation"] == pytest.approx(different.mean(axis=1).std(), abs=1e-4)
+
+
+def test_a_seed_gives_the_same_numbers_and_another_gives_others(coded):
+    pairs = np.array([[0, 1]])
+    first, again, other = (matching.match(coded, {"own": None}, pairs=pairs, seed=s)["own"] for s in (5, 5, 6))
+    np.testing.assert_array_equal(first.different, again.different)
+    assert not np.array_equal(first.different, other.different)
+
+
+def test_points_outside_the_window_are_left_out_and_not_counted(coded):
+    landmarks = coded.landmarks.copy()
+    landmarks[:, 2] = [4, 60]  # in the image's border
+    faces = faces_of(coded.images, landmarks)
+    found = matching.match(faces, {"own": None}, pairs=np.array([[0, 1], [2, 3]]), seed=0)["own"]
+    for errors in (found.same, found.different):
+        np.testing.assert_array_equal(np.isnan(errors), np.tile([False, False, True, False, False], (2, 1)))
+    assert found.summary()["same"]["count"] == 8
+
+    landmarks[...] = [4, 60]
+    nothing = matching.match(faces_of(coded.images, landmarks), {"own": None}, pairs=np.array([[0, 1]]), seed=0)
+    assert nothing["own"].summary()["different"]["count"] == 0
+    assert np.isnan(nothing["own"].summary()["different"]["error"])
+
+
+def test_unknown_landmarks_and_no_pairs_are_errors(coded):
+    with pytest.raises(ValueError, match="no pair to match: 1 annotated images"):
+        matching.match(coded.take(np.array([0])), {"own": None}, pairs=matching.consecutive_pairs(1), seed=0)
+    landmarks = coded.landmarks.copy()
+    landmarks[3, 1] = np.nan
+    faces = faces_of(coded.images, landmarks)
+    with pytest.raises(ValueError, match="annotated"):
+        matching.match(faces, {"own": None}, pairs=np.array([[0, 1]]), seed=0)
+    assert len(faces.annotated()) == 5
+
+
+def test_what_is_left_without_position_has_no_mean_and_the_same_differences():
+    images = np.random.default_rng(2).uniform(size=(5, 8, 8, 3)).astype(np.float32)
+
+    def features(views):
+        return jnp.asarray(views) ** 2 + 7 * jnp.arange(8.0)[:, None, None]
+
+    freed = matching.without_position(features, images, batch=2)(images)
+    np.testing.assert_allclose(freed.mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(freed - freed[:1], images**2 - images[:1] ** 2, atol=1e-5)
+
+
+def test_raw_patches_are_the_surroundings_without_their_mean_colour():
+    images = np.random.default_rng(3).uniform(size=(2, 136, 136, 3)).astype(np.float32)
+    found = np.asarray(matching.raw_patches(images))
+    assert found.shape == (2, 96, 96, 675)
+    for which, row, column in [(0, 0, 0), (1, 95, 95), (1, 10, 70), (0, 95, 0)]:
+        patch = images[which, row + 13 : row + 28, column + 13 : column + 28]  # 15x15 around (20 + row, 20 + column)
+        expected = (patch - patch.mean(axis=(0, 1))).transpose(2, 0, 1)
+        np.testing.assert_allclose(found[which, row, column], expected.ravel(), atol=1e-6)
+
+
+def test_baselines_on_real_faces_are_those_of_the_data_s_readme(ytf68: Path):
+    with (ytf68 / "landmarks.csv").open() as file:
+        rows = [row for row in csv.reader(file) if row[2] == "test"]
+    rows = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))[:120]]
+    landmarks = five_points(np.array([row[3:] for row in rows], np.float32).reshape(-1, 68, 2))
+    names = [row[0] for row in rows]
+    folder = ytf68 if (ytf68 / names[0]).exists() else ytf68 / "images"
+    images = np.stack([np.asarray(Image.open(folder / name).convert("RGB")) for name in names])
+    faces, pairs = faces_of(images, landmarks), matching.consecutive_pairs(120)
+
+    own = matching.match(faces, {"own": None}, pairs=pairs, seed=0)["own"].summary()
+    assert own["same"]["error"] == pytest.approx(3.85, rel=0.1)
+    assert own["different"]["error"] == pytest.approx(11.05, rel=0.1)
+    patches = matching.match(faces, {"raw": matching.raw_patches}, pairs=pairs[:8], seed=0)["raw"].summary()
+    assert patches["same"]["error"] < 1  # 0.41 over 300 pairs
+    assert 18 < patches["different"]["error"] < 30  # 24.06
