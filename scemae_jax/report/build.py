@@ -19,6 +19,7 @@ from scemae_jax.evaluation import detection, matching
 from scemae_jax.model import IMAGE_SIZE, WINDOW, Architecture, Model, bind, centre_window
 from scemae_jax.models import mae as masked_autoencoder
 from scemae_jax.models import vit
+from scemae_jax.models.carb import SelectedTokens
 from scemae_jax.report import figures
 from scemae_jax.report.html import Picture, stage_title, write_report
 
@@ -72,8 +73,9 @@ def build_report(
     pictures = curve_pictures(results, metrics)
     pictures |= reconstruction_pictures(mae, shown, seed)
     pictures |= selection_pictures(model, shown)
-    pictures |= similarity_pictures(mae, model, shown)
-    pictures |= match_pictures(mae, model, shown)
+    maps = feature_maps(mae, model, shown)
+    pictures |= similarity_pictures(maps, shown)
+    pictures |= match_pictures(maps, shown)
     for count, detect in sorted(detectors.items()):
         pictures |= detection_pictures(detect, count, shown)
 
@@ -158,46 +160,57 @@ def pixel_mask(mask: Float[Array, "b n"], patch_size: int, rows: int) -> Array:
     return vit.unpatchify(pixels, patch_size, rows) > 0
 
 
+@functools.partial(jax.jit, static_argnames="architecture")
+def _masked_and_pasted(
+    architecture: Architecture, params: Any, images: Float[Array, "b h w 3"], noise: Float[Array, "b n"]
+) -> tuple[Float[Array, "b h w 3"], Float[Array, "b h w 3"]]:
+    output = bind(architecture.build_mae(), params)(architecture.normalise(images), noise)
+    hidden = pixel_mask(output.mask, architecture.variant.patch_size, WINDOW // architecture.variant.patch_size)
+    return jnp.where(hidden, MASK_GREY, images), pasted(architecture, images, output.reconstruction, output.mask)
+
+
 def reconstruction_pictures(mae: Model, faces: Faces, seed: int) -> dict[str, Picture]:
     if "decoder" not in mae.params:
         return {}
     architecture, images = mae.architecture, jnp.asarray(windows(faces))
-    patch_size = architecture.variant.patch_size
-    rows = WINDOW // patch_size
-    noise = jax.random.uniform(jax.random.key(seed), (len(images), rows**2))
-    network = bind(architecture.build_mae(), {name: mae.params[name] for name in ("encoder", "decoder")})
-    output = network(architecture.normalise(images), noise)
-    whole = pasted(architecture, images, output.reconstruction, output.mask)
-    masked = jnp.where(pixel_mask(output.mask, patch_size, rows), MASK_GREY, images)
+    noise = jax.random.uniform(jax.random.key(seed), (len(images), (WINDOW // architecture.variant.patch_size) ** 2))
+    params = {name: mae.params[name] for name in ("encoder", "decoder")}
+    masked, whole = _masked_and_pasted(architecture, params, images, noise)
     shown = {"input": images, f"{architecture.mask_ratio:.0%} hidden": masked, "reconstructed": whole}
     caption = (
         "Look at whether hidden eyes, noses and mouths come back at the right place; visible patches are the input's "
-        "own." + (" Each hidden patch's mean and contrast are the true ones, since the network predicts patches "
-                  "normalised by them." if architecture.normalise_target else "")
-    )  # fmt: skip
+        "own."
+    )
+    if architecture.normalise_target:
+        caption += " Hidden patches have their true mean and contrast, since the network predicts them normalised."
     drawn = figures.png(figures.face_rows({name: np.asarray(row) for name, row in shown.items()}))
     alt = "Faces, the same with most patches hidden, and as the masked autoencoder completes them"
     return {"reconstructions": Picture("Reconstructions", caption, drawn, alt)}
 
 
+@functools.partial(jax.jit, static_argnames="architecture")
+def _select(architecture: Architecture, encoder: Any, images: Float[Array, "b h w 3"]) -> SelectedTokens:
+    return bind(architecture.build_carb(), {"encoder": encoder}).select(architecture.normalise(images))
+
+
 def selection_pictures(model: Model, faces: Faces) -> dict[str, Picture]:
     architecture, images = model.architecture, windows(faces)
-    network = bind(architecture.build_carb(), {"encoder": model.params["encoder"]})
-    selected = jax.tree.map(np.asarray, network.select(architecture.normalise(images)))
+    selected = jax.tree.map(np.asarray, _select(architecture, model.params["encoder"], images))
     chosen = []
     for patches, is_attentive, source in zip(selected.patches, selected.attentive, selected.source, strict=True):
         count = int(is_attentive.sum())
         attentive = np.isin(np.arange(len(source)), patches[:count])
         cluster = np.where(attentive, -1, source - count) if architecture.num_clusters else np.full(len(source), -1)
         chosen.append(figures.Selection(attentive, cluster, patches[count:]))
-    clusters = (
-        f"The others form {architecture.num_clusters} clusters, one colour each, and only their centres (diamonds) are "
-        "kept" if architecture.num_clusters else "The others are dropped"
-    )  # fmt: skip
+    others = "The others are dropped."
+    if architecture.num_clusters:
+        others = (
+            f"The others form {architecture.num_clusters} clusters, one colour each, which should follow regions such "
+            "as skin, hair and background; only their centres (diamonds) are kept."
+        )
     caption = (
-        f"The bright, outlined {len(chosen[0].attentive[chosen[0].attentive])} patches are those the CLS token of layer "
-        f"{architecture.split_layer} attends to most: they should lie on the face, not on hair or background. {clusters}; "
-        "clusters should follow regions such as skin, hair and background."
+        f"The bright, outlined {chosen[0].attentive.sum()} patches are those that the CLS token of layer "
+        f"{architecture.split_layer} attends to most: they should lie on the face, not on hair or background. {others}"
     )
     names = ("input", "selection")
     drawn = figures.png(figures.selections(images, chosen, architecture.variant.patch_size, names))
@@ -241,13 +254,13 @@ def cosine_maps(
     return jnp.einsum("qc,nhwc->qnhw", wanted, upsampled(maps))
 
 
-def similarity_pictures(mae: Model, model: Model, faces: Faces) -> dict[str, Picture]:
+def similarity_pictures(maps: Mapping[str, Array], faces: Faces) -> dict[str, Picture]:
     faces = faces.take(np.arange(min(MAPPED_FACES, len(faces))))
     truth, names = query_points(faces.landmarks) - OFFSET, query_names(faces.landmarks)
     picked = np.unique(np.linspace(0, len(names) - 1, DRAWN_QUERIES).round().astype(int))
     queries = np.clip(np.round(truth[0, picked]), 0, WINDOW - 1).astype(np.int32)
     similarity = {
-        name: np.asarray(cosine_maps(maps[0], maps, queries)) for name, maps in feature_maps(mae, model, faces).items()
+        name: np.asarray(cosine_maps(features[0], features[: len(faces)], queries)) for name, features in maps.items()
     }
     rows = [
         figures.SimilarityRow(f"{names[point]}\n{kind}", truth[0, point], truth[:, point], found[i])
@@ -256,31 +269,32 @@ def similarity_pictures(mae: Model, model: Model, faces: Faces) -> dict[str, Pic
     ]
     caption = (
         "How alike the features everywhere are to those at the point marked on the left (cosine similarity, brighter "
-        "is more alike; each row has its own scale). Look for one bright spot at the same landmark of every face, hollow "
-        "circle; the cross marks the highest value. Two bright eyes, or a bright area at the query's own place, are failures."
+        "is more alike; each row has its own scale). Look for one bright spot at the same landmark of every face, the "
+        "hollow circle; the cross marks the highest value. Two bright eyes, or a bright area that stays at the "
+        "query's own place, are failures."
     )
     drawn = figures.png(figures.similarity_maps(windows(faces), rows))
     alt = "Cosine similarity of one landmark's feature to all places of several faces"
     return {"similarity": Picture("Similarity to a point", caption, drawn, alt)}
 
 
-def match_pictures(mae: Model, model: Model, faces: Faces) -> dict[str, Picture]:
+def match_pictures(maps: Mapping[str, Array], faces: Faces) -> dict[str, Picture]:
     pairs = np.arange(len(faces) // 2 * 2).reshape(-1, 2)
     if not len(pairs):
         return {}
     images, points = windows(faces), query_points(faces.landmarks) - OFFSET
     a, b = pairs.T
-    predict, found = jax.vmap(matching.predict_matches), {}
-    for name, maps in feature_maps(mae, model, faces).items():
-        predicted = np.asarray(predict(maps[a], maps[b], jnp.asarray(points[a])))
+    predict, found = jax.jit(jax.vmap(matching.predict_matches)), {}
+    for name, features in maps.items():
+        predicted = np.asarray(predict(features[a], features[b], jnp.asarray(points[a])))
         errors = np.asarray(matching.matching_error(predicted, points[b])).mean(axis=1)
         found[name] = [
             figures.Match(*three, f"mean error {error:.1f}")
             for *three, error in zip(points[a], predicted, points[b], errors, strict=True)
         ]
     caption = (
-        "Each landmark of the left face is sought in the right one, another person's, by its feature alone. Look at how "
-        "near the filled dots come to the hollow circles, the truth, of their colour. "
+        "Each landmark of the left face is sought in the right one, another person's, by its feature alone. Look at "
+        "how near the filled dots come to the hollow circles, the truth, of their colour. "
         f"Errors are in {matching.UNIT}, as in the table."
     )
     drawn = figures.png(figures.matches(images[a], images[b], found))

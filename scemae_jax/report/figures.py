@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -21,11 +21,9 @@ from matplotlib.figure import Figure
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
 """Those of Okabe and Ito, which people with any kind of colour vision tell apart."""
 INK = "#7d7d7d"
-CELL = 1.3
-"""Side of a face, in inches."""
-DPI = 150
-
-_DARK_EDGE = [patheffects.withStroke(linewidth=2.8, foreground="black")]
+WIDTH = 8.6
+"""Of every figure, in inches, so that its text has one size on the page."""
+DPI = 160
 
 
 def png(figure: Figure) -> bytes:
@@ -48,7 +46,7 @@ class Curve(NamedTuple):
 
 def training_curves(curves: Sequence[Curve]) -> Figure:
     """Loss (logarithmic where it falls to a third or less) and speed, one row of two panels a stage."""
-    figure = Figure(figsize=(8.4, 2.1 * len(curves)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.75 * len(curves)), layout="constrained")
     for row, curve in zip(figure.subplots(len(curves), 2, squeeze=False), curves, strict=True):
         panels = ((row[0], curve.loss, "loss"), (row[1], curve.images_per_second, "images per second"))
         for axes, values, label in panels:
@@ -64,10 +62,10 @@ def training_curves(curves: Sequence[Curve]) -> Figure:
             axes.spines[["left", "bottom"]].set_color(INK)
         if _falls_far(curve.loss):
             row[0].set_yscale("log")
-            plain = ticker.FuncFormatter(lambda value, _: f"{value:g}")
-            row[0].yaxis.set_major_formatter(plain)
-            row[0].yaxis.set_minor_formatter(plain if curve.loss.max() < 10 * curve.loss.min() else "")
-        row[1].set_ylim(bottom=0)
+            row[0].yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            row[0].yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+            row[0].yaxis.set_minor_formatter(ticker.NullFormatter())
+        row[1].set_ylim(0, 1.1 * curve.images_per_second.max())
     return figure
 
 
@@ -77,7 +75,7 @@ def _falls_far(loss: Float[np.ndarray, "r"]) -> bool:
 
 def face_rows(rows: Mapping[str, Float[np.ndarray, "n h w 3"]]) -> Figure:
     """Rows of images in [0, 1], each with its name; pixels are drawn as they are."""
-    figure, axes = _grid(len(rows), len(next(iter(rows.values()))), list(rows))
+    figure, axes = _grid(len(rows), len(next(iter(rows.values()))), list(rows), gap=0.02)
     for row, images in zip(axes, rows.values(), strict=True):
         for cell, image in zip(row, images, strict=True):
             _show(cell, image, pixels=True)
@@ -104,12 +102,16 @@ def selections(
       patch_size: in pixels.
       names: of the two rows.
     """
-    figure, axes = _grid(2, len(images), names)
+    figure, axes = _grid(2, len(images), names, gap=0.02)
     for (above, below), image, selection in zip(axes.T, images, chosen, strict=True):
         _show(above, image)
         _show(below, _tinted(image, selection, patch_size), pixels=True)
         columns = image.shape[1] // patch_size
-        below.add_collection(_outline(selection.attentive.reshape(-1, columns), patch_size))
+        border = _border(selection.attentive.reshape(-1, columns), patch_size)
+        below.add_collection(LineCollection(border, colors="black", linewidths=2.6, capstyle="projecting"))
+        below.add_collection(
+            LineCollection(border, colors="white", linewidths=1.2, capstyle="projecting", gid="attentive")
+        )
         x, y = patch_centres(selection.centres, columns, patch_size).T
         colours = [COLOURS[cluster % len(COLOURS)] for cluster in selection.cluster[selection.centres]]
         below.scatter(x, y, s=30, c=colours, marker="D", edgecolors="black", linewidths=1.2, gid="centres", zorder=3)
@@ -137,14 +139,13 @@ def _tinted(image: np.ndarray, selection: Selection, patch_size: int) -> np.ndar
     return np.where(attentive[..., None], image, 0.45 * grey + 0.4 * tint)
 
 
-def _outline(inside: Bool[np.ndarray, "r c"], patch_size: int) -> LineCollection:
-    """The border between patches that are inside and those that are not."""
+def _border(inside: Bool[np.ndarray, "r c"], patch_size: int) -> Float[np.ndarray, "s 2 2"]:
+    """Line segments, each of two (x, y), between patches that are inside and those that are not."""
     padded = np.pad(inside, 1)
     across = np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1])  # (row of the border, column)
     along = np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1])  # (row, column of the border)
     lines = [((c, r), (c + 1, r)) for r, c in across] + [((c, r), (c, r + 1)) for r, c in along]
-    corners = np.array(lines, float).reshape(-1, 2, 2) * patch_size - 0.5
-    return LineCollection(corners, colors="white", linewidths=1.3, path_effects=_DARK_EDGE, gid="attentive")
+    return np.array(lines, float).reshape(-1, 2, 2) * patch_size - 0.5
 
 
 class SimilarityRow(NamedTuple):
@@ -163,19 +164,19 @@ def similarity_maps(images: Float[np.ndarray, "n h w 3"], rows: Sequence[Similar
 
     A cross marks the highest value, a hollow circle where the landmark is.
     """
-    figure, axes = _grid(len(rows), len(images) + 1, [row.name for row in rows])
+    figure, axes = _grid(len(rows), len(images) + 1, [row.name for row in rows], gap=0.18)
     for cells, row in zip(axes, rows, strict=True):
         _show(cells[0], images[0])
-        _dots(cells[0], row.query[None], COLOURS[:1], 46)
+        _dots(cells[0], row.query[None], COLOURS[:1], 7)
         low, high = row.similarity.min(), row.similarity.max()
-        cells[0].set_title(f"cosine {low:.2f} to {high:.2f}".replace("-", "−"), color=INK, fontsize=6.5, pad=3)
+        cells[0].set_title(f"cosine {low:.2f} to {high:.2f}", color=INK, fontsize=7, pad=3)
         for cell, image, similarity, truth in zip(cells[1:], images, row.similarity, row.truth, strict=True):
             _show(cell, np.repeat(image.mean(axis=-1, keepdims=True), 3, axis=-1))
             cell.imshow(similarity, cmap="inferno", vmin=low, vmax=high, alpha=0.62, interpolation="bilinear")
             _rings(cell, truth[None], ["white"], 8)
             y, x = np.unravel_index(similarity.argmax(), similarity.shape)
             cell.plot(
-                x, y, "+", color="#56B4E9", markersize=9, markeredgewidth=1.6, path_effects=_DARK_EDGE, gid="peak"
+                x, y, "+", color="#56B4E9", markersize=9, markeredgewidth=1.6, path_effects=_edge(1.6), gid="peak"
             )
     return figure
 
@@ -198,25 +199,26 @@ def matches(
     gap = 4
     _, height, width, _ = first.shape
     shift = np.array([width + gap, 0])
-    figure = Figure(figsize=(2 * CELL * 1.25 * len(found) + 0.2, (CELL * 1.25 + 0.2) * len(first) + 0.2))
-    figure.set_layout_engine("constrained", w_pad=0.04, h_pad=0.02)
+    cell_height = WIDTH / len(found) * height / (2 * width + gap) + 0.25
+    figure = Figure(figsize=(WIDTH, cell_height * len(first)))
+    figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.03)
     axes = figure.subplots(len(first), len(found), squeeze=False)
     for column, (name, pairs) in zip(axes.T, found.items(), strict=True):
         for row, (cell, pair) in enumerate(zip(column, pairs, strict=True)):
-            canvas = np.zeros((height, 2 * width + gap, 4))
-            canvas[:, :width] = np.dstack([first[row], np.ones((height, width))])
-            canvas[:, width + gap :] = np.dstack([second[row], np.ones((height, width))])
-            _show(cell, canvas, pixels=True)
+            for image, left in ((first[row], 0), (second[row], width + gap)):
+                extent = (left - 0.5, left + width - 0.5, height - 0.5, -0.5)
+                cell.imshow(np.clip(image, 0, 1), interpolation="bicubic", extent=extent)
+            cell.set(xlim=(-0.5, 2 * width + gap - 0.5), ylim=(height - 0.5, -0.5))
+            cell.set_axis_off()
             colours = [COLOURS[i % len(COLOURS)] for i in range(len(pair.queries))]
             ends = np.stack([pair.queries, pair.predicted + shift], axis=1)
             cell.add_collection(
                 LineCollection(ends, colors=colours, linewidths=1.1, alpha=0.85, gid="matches", zorder=2)
             )
             _rings(cell, pair.truth + shift, colours, 9)
-            _dots(cell, pair.queries, colours, 28)
-            _dots(cell, pair.predicted + shift, colours, 28)
-            cell.set_title(pair.label if row else f"{name}\n{pair.label}", color=INK, fontsize=8, pad=3)
-            cell.set_axis_off()
+            _dots(cell, pair.queries, colours, 5.5)
+            _dots(cell, pair.predicted + shift, colours, 5.5)
+            cell.set_title(f"{name}: {pair.label}", color=INK, fontsize=8, pad=3)
     return figure
 
 
@@ -227,35 +229,34 @@ def detections(
     labels: Sequence[str],
 ) -> Figure:
     """Detected landmarks (filled) and annotated ones (hollow), joined by a line; (x, y) in pixels of the images."""
-    columns = min(4, len(images))
-    figure, axes = _grid(-(-len(images) // columns), columns, None, cell=1.9)
+    columns = 4
+    figure, axes = _grid(-(-len(images) // columns), columns, None, gap=0.24)
     few = truth.shape[1] <= 20
-    for cell in axes.flat[len(images) :]:
-        cell.remove()
     for cell, image, found, known, label in zip(axes.flat, images, predicted, truth, labels, strict=False):
         _show(cell, image)
         lines = np.stack([known, found], axis=1)
-        cell.add_collection(LineCollection(lines, colors="white", linewidths=1.0, path_effects=_DARK_EDGE, zorder=2))
-        _rings(cell, known, ["white"] * len(known), 8 if few else 4)
-        _dots(cell, found, [COLOURS[0]] * len(found), 30 if few else 9)
+        cell.add_collection(LineCollection(lines, colors="white", linewidths=0.9, path_effects=_edge(0.9), zorder=2))
+        _rings(cell, known, ["white"] * len(known), 8 if few else 3.6)
+        _dots(cell, found, [COLOURS[0]] * len(found), 5.5 if few else 3.2)
         cell.set_title(label, color=INK, fontsize=8, pad=3)
     return figure
 
 
-def _grid(
-    rows: int, columns: int, names: Sequence[str] | None, cell: float = CELL
-) -> tuple[Figure, np.ndarray[Any, np.dtype[np.object_]]]:
-    """A figure of square cells without axes, its rows named at the left."""
-    figure = Figure(figsize=(columns * (cell + 0.05) + 0.3, rows * (cell + 0.15) + 0.1))
+def _grid(rows: int, columns: int, names: Sequence[str] | None, gap: float) -> tuple[Figure, np.ndarray]:
+    """A figure of square cells without axes, its rows named at the left; few columns leave its right side empty.
+
+    The gap between rows is in inches: room for titles.
+    """
+    places = max(columns, 4)
+    figure = Figure(figsize=(WIDTH, rows * ((WIDTH - 0.3) / places + gap)))
     figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
-    axes = figure.subplots(rows, columns, squeeze=False)
+    axes = figure.subplots(rows, places, squeeze=False)
     for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
+        axis.set(xticks=[], yticks=[], facecolor="none")
         axis.spines[:].set_visible(False)
-        axis.set_facecolor("none")
     for row, name in zip(axes, names or (), strict=names is not None):
         row[0].set_ylabel(name, color=INK, fontsize=8)
-    return figure, axes
+    return figure, axes[:, :columns]
 
 
 def _show(axes: Axes, image: np.ndarray, *, pixels: bool = False) -> None:
@@ -264,13 +265,22 @@ def _show(axes: Axes, image: np.ndarray, *, pixels: bool = False) -> None:
     axes.set_autoscale_on(False)
 
 
+def _edge(width: float) -> list[patheffects.AbstractPathEffect]:
+    """Black on both sides of a line that is as wide."""
+    return [patheffects.withStroke(linewidth=width + 1.4, foreground="black")]
+
+
 def _dots(axes: Axes, points: np.ndarray, colours: Sequence[str], size: float) -> None:
-    axes.scatter(*points.T, s=size, c=list(colours), edgecolors="black", linewidths=0.9, gid="found", zorder=3)
+    """Filled circles of `size` points across."""
+    edge = min(0.9, size / 7)
+    axes.scatter(*points.T, s=size**2, c=list(colours), edgecolors="black", linewidths=edge, gid="found", zorder=3)
 
 
 def _rings(axes: Axes, points: np.ndarray, colours: Sequence[str], size: float) -> None:
+    """Hollow circles of `size` points across."""
+    line = min(1.1, size / 6)
     for (x, y), colour in zip(points, colours, strict=True):
         axes.plot(
-            x, y, "o", markersize=size, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=1.1,
-            path_effects=_DARK_EDGE, gid="truth", zorder=2.5,
+            x, y, "o", markersize=size, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=line,
+            path_effects=_edge(line), gid="truth", zorder=2.5,
         )  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 
+MISSING = "\N{EN DASH}"
 CASES = ("same", "different", "different, far")
 BASELINES = ("mean shape", "own location", "raw patches", "untrained", "MAE only")
 """What a result is compared with; all that is not the method itself."""
@@ -60,6 +61,8 @@ class Bar(NamedTuple):
 class Headline(NamedTuple):
     title: str
     value: str
+    sign: str
+    """What stands right after the value."""
     unit: str
     remark: str
     bars: list[Bar]
@@ -153,11 +156,12 @@ def _headline(title: str, errors: dict[str, float], unit: str, digits: int) -> H
     if ours is None:
         return None
     others = [name for name in errors if name != ours and errors[name] > 0]
-    ratios = [f"{errors[ours] / errors[name]:.2f} of {name}" for name in others]
+    ratios = [f"{errors[ours] / errors[name]:.2f} times {name}" for name in others]
     longest = max(errors.values()) or 1.0
     bars = [Bar(name, number(e, digits), round(100 * e / longest, 1), name == ours) for name, e in errors.items()]
-    remark = f"{ours}: " + ", ".join(ratios) if ratios else ours
-    return Headline(title, number(errors[ours], digits), unit, remark, bars)
+    remark = ", ".join(ratios)
+    sign = "%" if unit.startswith("%") else ""
+    return Headline(title, number(errors[ours], digits), sign, unit.removeprefix("% "), remark, bars)
 
 
 def matching_tables(results: dict[str, Any]) -> list[Results]:
@@ -209,7 +213,7 @@ def _column(title: str, unit: str, rows: Sequence[dict[str, Any] | None]) -> Col
     best = number(min(finite), 2) if finite else None
     cells = []
     for row in rows:
-        error = number(row["error"], 2) if row else "–"
+        error = number(row["error"], 2) if row else MISSING
         deviation = number(row["deviation"], 2) if row and _finite(row["deviation"]) else ""
         cells.append(Cell(error, deviation, number(row["count"]) if row and not shared else "", error == best))
     return Column(title, ", ".join(text for text in (unit, shared) if text), cells)
@@ -250,7 +254,7 @@ def stage_facts(results: dict[str, Any], metrics: Iterable[dict[str, Any]]) -> l
                     quantity(last.get("images_seen")),
                     number(last.get("images")),
                     duration(last.get("seconds")),
-                    quantity(statistics.median(speeds)) if speeds else "–",
+                    quantity(statistics.median(speeds)) if speeds else MISSING,
                     significant(last.get("loss")),
                     number(last.get("mean_cosine"), 3),
                 ],
@@ -272,22 +276,22 @@ def _finite(value: Any) -> bool:
 
 def number(value: Any, digits: int = 0) -> str:
     """With `digits` decimals and thousands set apart; a dash where there is none."""
-    return f"{value:,.{digits}f}".replace("-", "−") if _finite(value) else "–"
+    return f"{value:,.{digits}f}".replace("-", "\N{MINUS SIGN}") if _finite(value) else MISSING
 
 
 def significant(value: Any) -> str:
     """Three significant digits, never in powers of ten above 0.001."""
     if not _finite(value):
-        return "–"
+        return MISSING
     if value == 0 or not 1e-3 <= abs(value) < 1e6:
-        return f"{value:.3g}".replace("-", "−")
+        return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
     return number(value, max(0, 2 - math.floor(math.log10(abs(value)))))
 
 
 def quantity(value: Any) -> str:
     """Of things counted: `1.34 million`, `12,500`."""
     if not _finite(value):
-        return "–"
+        return MISSING
     return f"{value / 1e6:.2f} million" if abs(value) >= 1e6 else number(value)
 
 
@@ -298,7 +302,7 @@ def count_of(value: int, noun: str) -> str:
 def duration(seconds: Any) -> str:
     """`1 h 05 min`, `3 min 20 s`, `8.4 s`."""
     if not _finite(seconds):
-        return "–"
+        return MISSING
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
