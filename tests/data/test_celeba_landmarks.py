@@ -92,9 +92,7 @@ def test_images_landmarks_subjects_and_splits(tree, tmp_path):
     for example in (e for found in examples.values() for e in found):
         index = index_of(example)
         assert example["subject"] == 100 + index // 2
-        np.testing.assert_allclose(
-            example["landmarks"], (landmarks(index) - [0, 30]) * 136 / 178, rtol=1e-6, atol=0
-        )
+        np.testing.assert_allclose(example["landmarks"], (landmarks(index) - [0, 30]) * 136 / 178, rtol=1e-6, atol=0)
         error = example["image"] - resize(portrait(index)[30:208])
         assert np.abs(error).max() < 5  # two JPEG encodings; the red rows would be off by more than 100
         assert np.abs(error.mean((0, 1))).max() < 0.5

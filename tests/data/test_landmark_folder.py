@@ -150,9 +150,7 @@ def test_a_prepared_jpeg_is_kept_bit_for_bit():
 def png_header(width, height):
     """A PNG file that announces a size and holds nothing."""
     ihdr = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = (
-        struct.pack(">I", 13) + ihdr + struct.pack(">I", zlib.crc32(ihdr)) + struct.pack(">I", 99) + b"IDAT"
-    )
+    chunks = struct.pack(">I", 13) + ihdr + struct.pack(">I", zlib.crc32(ihdr)) + struct.pack(">I", 99) + b"IDAT"
     return b"\x89PNG\r\n\x1a\n" + chunks
 
 

@@ -116,18 +116,14 @@ def read_splits(tree: Path) -> dict[str, list[Portrait]]:
     for path, listed in ((_PARTITION, partition), (_IDENTITIES, identities)):
         if listed.keys() != landmarks.keys():
             odd = min(listed.keys() ^ landmarks.keys())
-            raise DatasetError(
-                f"{path} and {_LANDMARKS} list different images: {odd!r} is only in one of them"
-            )
+            raise DatasetError(f"{path} and {_LANDMARKS} list different images: {odd!r} is only in one of them")
 
     splits = {split: [] for split in _SPLITS.values()}
     for file, (row, points) in landmarks.items():
         if partition[file] not in _SPLITS:
             raise DatasetError(f"{_PARTITION}: {file!r} is in part {partition[file]!r}; expected 0, 1 or 2")
         if not identities[file].isdecimal():
-            raise DatasetError(
-                f"{_IDENTITIES}: {file!r} has identity {identities[file]!r}; expected a number"
-            )
+            raise DatasetError(f"{_IDENTITIES}: {file!r} has identity {identities[file]!r}; expected a number")
         portrait = Portrait(file, f"{file!r} ({_LANDMARKS} row {row})", points, int(identities[file]))
         splits[_SPLITS[partition[file]]].append(portrait)
 
@@ -162,9 +158,7 @@ def open_images(tree: Path) -> tuple[Collection[str], Callable[[str], BinaryIO]]
         try:
             return io.BytesIO(members.read(by_name[file]))
         except (zipfile.BadZipFile, zlib.error) as error:
-            raise DatasetError(
-                f"{str(archive)!r}: {file!r} is damaged ({error}); download it again"
-            ) from error
+            raise DatasetError(f"{str(archive)!r}: {file!r} is damaged ({error}); download it again") from error
 
     return by_name.keys(), open_member
 
@@ -192,9 +186,7 @@ def _read_landmarks(tree: Path) -> dict[str, tuple[int, Float[np.ndarray, "5 2"]
     landmarks = {}
     for number, row in enumerate(rows[2:], start=3):
         if len(row) != 1 + 2 * NUM_LANDMARKS:
-            raise DatasetError(
-                f"{_LANDMARKS} row {number}: {len(row)} words; expected a file and 5 pairs of x and y"
-            )
+            raise DatasetError(f"{_LANDMARKS} row {number}: {len(row)} words; expected a file and 5 pairs of x and y")
         try:
             points = [float(word) for word in row[1:]]
         except ValueError as error:
@@ -205,9 +197,7 @@ def _read_landmarks(tree: Path) -> dict[str, tuple[int, Float[np.ndarray, "5 2"]
             raise DatasetError(f"{_LANDMARKS} row {number}: {row[0]!r} is listed twice")
         landmarks[row[0]] = (number, np.array(points).reshape(NUM_LANDMARKS, 2))
     if len(landmarks) != int(rows[0][0]):
-        raise DatasetError(
-            f"{_LANDMARKS}: {len(landmarks)} rows where row 1 announces {rows[0][0]}; download it again"
-        )
+        raise DatasetError(f"{_LANDMARKS}: {len(landmarks)} rows where row 1 announces {rows[0][0]}; download it again")
     return landmarks
 
 

@@ -74,9 +74,7 @@ def read_folder(root: str | os.PathLike) -> Folder:
     root = root.resolve()
     images = _list_images(root)
     if not images:
-        raise DatasetError(
-            f"{str(root)!r} holds no image; expected {', '.join(EXTENSIONS)} in it or its sub-folders"
-        )
+        raise DatasetError(f"{str(root)!r} holds no image; expected {', '.join(EXTENSIONS)} in it or its sub-folders")
 
     annotations = root / ANNOTATIONS
     content = annotations.read_bytes() if annotations.is_file() else b""
@@ -179,9 +177,7 @@ def _read_annotations(content: bytes, images: Mapping[str, object]) -> tuple[dic
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         row = content[: error.start].count(b"\n") + 1
-        raise DatasetError(
-            f"{ANNOTATIONS} row {row}: is not UTF-8 text; save the table as UTF-8 CSV"
-        ) from error
+        raise DatasetError(f"{ANNOTATIONS} row {row}: is not UTF-8 text; save the table as UTF-8 CSV") from error
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     faces: dict[str, Face] = {}
     columns, num_landmarks = None, 0
@@ -196,16 +192,12 @@ def _read_annotations(content: bytes, images: Mapping[str, object]) -> tuple[dic
                 continue
             face = _read_row(columns, cells, num_landmarks, images, where)
             if face.file in faces:
-                raise DatasetError(
-                    f"{face.name}: listed twice, before by {faces[face.file].name}; keep one row"
-                )
+                raise DatasetError(f"{face.name}: listed twice, before by {faces[face.file].name}; keep one row")
             faces[face.file] = face
     except csv.Error as error:
         raise DatasetError(f"{ANNOTATIONS} row {reader.line_num}: {error}") from error
     if columns is None:
-        raise DatasetError(
-            f"{ANNOTATIONS} is empty; expected a header: file, subject, split, x0, y0, x1, y1, ..."
-        )
+        raise DatasetError(f"{ANNOTATIONS} is empty; expected a header: file, subject, split, x0, y0, x1, y1, ...")
     return faces, num_landmarks
 
 
@@ -221,9 +213,7 @@ def _count_landmarks(columns: list[str]) -> int:
     if not coordinates:
         raise DatasetError(f"{ANNOTATIONS} row 1: no coordinate columns; {expected}")
     if len(coordinates) % 2:
-        raise DatasetError(
-            f"{ANNOTATIONS} row 1: {len(coordinates)} coordinate columns, an odd number; {expected}"
-        )
+        raise DatasetError(f"{ANNOTATIONS} row 1: {len(coordinates)} coordinate columns, an odd number; {expected}")
     known = {f"{axis}{index}" for index in range(len(coordinates) // 2) for axis in "xy"}
     for name in coordinates:
         if name not in known:
@@ -247,24 +237,16 @@ def _read_row(
     )
     half = np.isnan(landmarks).sum(axis=1) == 1
     if half.any():
-        raise DatasetError(
-            f"{name}: landmark {int(np.argmax(half))} has only one of x and y; give both or neither"
-        )
+        raise DatasetError(f"{name}: landmark {int(np.argmax(half))} has only one of x and y; give both or neither")
 
     split = row.get("split") or None
     if split not in (None, *SPLITS):
-        raise DatasetError(
-            f"{name}: unknown split {split!r}; expected one of {', '.join(SPLITS)}, or nothing"
-        )
+        raise DatasetError(f"{name}: unknown split {split!r}; expected one of {', '.join(SPLITS)}, or nothing")
     face = Face(file, name, landmarks, subject=row.get("subject") or None, split=split)
     if face.is_labeled and "split" in row and split is None:
-        raise DatasetError(
-            f"{name}: has landmarks but no split; fill the column, or leave it out of the whole table"
-        )
+        raise DatasetError(f"{name}: has landmarks but no split; fill the column, or leave it out of the whole table")
     if split in ("validation", "test") and not face.is_labeled:
-        raise DatasetError(
-            f"{name}: a {split} image without landmarks; annotate it or set its split to unlabeled"
-        )
+        raise DatasetError(f"{name}: a {split} image without landmarks; annotate it or set its split to unlabeled")
     return face
 
 
@@ -290,7 +272,5 @@ def _read_number(cell: str, column: str, name: str) -> float:
     except ValueError:
         raise DatasetError(f"{name}: column {column} holds {cell!r} where a number belongs") from None
     if not math.isfinite(number):
-        raise DatasetError(
-            f"{name}: column {column} holds {cell!r}; leave x and y empty if it is not annotated"
-        )
+        raise DatasetError(f"{name}: column {column} holds {cell!r}; leave x and y empty if it is not annotated")
     return number

@@ -67,9 +67,7 @@ class LandmarkFolder(tfds.core.GeneratorBasedBuilder):
             features=tfds.features.FeaturesDict(
                 {
                     "image": tfds.features.Image(shape=(SIZE, SIZE, 3), encoding_format="jpeg"),
-                    "landmarks": tfds.features.Tensor(
-                        shape=(self.builder_config.num_landmarks, 2), dtype=np.float32
-                    ),
+                    "landmarks": tfds.features.Tensor(shape=(self.builder_config.num_landmarks, 2), dtype=np.float32),
                     "subject": tfds.features.Scalar(dtype=np.int64),
                 }
             ),
