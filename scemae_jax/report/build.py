@@ -193,15 +193,21 @@ def _select(architecture: Architecture, encoder: Any, images: Float[Array, "b h 
     return bind(architecture.build_carb(), {"encoder": encoder}).select(architecture.normalise(images))
 
 
-def selection_pictures(model: Model, faces: Faces) -> dict[str, Picture]:
-    architecture, images = model.architecture, windows(faces)
-    selected = jax.tree.map(np.asarray, _select(architecture, model.params["encoder"], images))
+def selections(model: Model, images: Float[np.ndarray, "b 96 96 3"]) -> list[figures.Selection]:
+    """What stage 2 keeps of images in [0, 1]."""
+    selected = jax.tree.map(np.asarray, _select(model.architecture, model.params["encoder"], images))
     chosen = []
     for patches, is_attentive, source in zip(selected.patches, selected.attentive, selected.source, strict=True):
-        count = int(is_attentive.sum())
+        count = is_attentive.sum()
         attentive = np.isin(np.arange(len(source)), patches[:count])
-        cluster = np.where(attentive, -1, source - count) if architecture.num_clusters else np.full(len(source), -1)
-        chosen.append(figures.Selection(attentive, cluster, patches[count:]))
+        inattentive_cluster = source - count if model.architecture.num_clusters else -1
+        chosen.append(figures.Selection(attentive, np.where(attentive, -1, inattentive_cluster), patches[count:]))
+    return chosen
+
+
+def selection_pictures(model: Model, faces: Faces) -> dict[str, Picture]:
+    architecture, images = model.architecture, windows(faces)
+    chosen = selections(model, images)
     others = "The others are dropped."
     if architecture.num_clusters:
         others = (

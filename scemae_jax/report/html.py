@@ -303,7 +303,7 @@ def duration(seconds: Any) -> str:
     """`1 h 05 min`, `3 min 20 s`, `8.4 s`."""
     if not _finite(seconds):
         return MISSING
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
