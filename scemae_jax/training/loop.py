@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import flax
 import grain
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, UInt32
 from tqdm import tqdm
@@ -28,7 +28,7 @@ class NonFiniteLossError(FloatingPointError):
     """The loss or a gradient became infinite or NaN."""
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class TrainState:
     """Everything that a step changes."""
 
@@ -142,7 +142,7 @@ def fit(task: Task, *, workdir: Path, mesh: Mesh, stop_at: float | None = None) 
                     raise NonFiniteLossError(_advice(task, bad, checkpoints.latest()))
                 now = time.monotonic()
                 values["images_per_second"] = (step - logged_step) * task.batch_size / (now - logged_at)
-                values["learning_rate"] = float(task.schedule(step))
+                values["learning_rate"] = float(jnp.asarray(task.schedule(step - 1)))
                 writer.write(step, values)
                 progress.update(step - logged_step)
                 progress.set_postfix_str(f"loss {values['loss']:.4f}, {values['images_per_second']:.0f} images/s")
