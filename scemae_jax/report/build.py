@@ -295,8 +295,8 @@ def match_pictures(maps: Mapping[str, Array], faces: Faces) -> dict[str, Picture
         predicted = np.asarray(predict(features[a], features[b], jnp.asarray(points[a])))
         errors = np.asarray(matching.matching_error(predicted, points[b])).mean(axis=1)
         found[name] = [
-            figures.Match(*three, f"mean error {error:.1f}")
-            for *three, error in zip(points[a], predicted, points[b], errors, strict=True)
+            figures.Match(queries, found_at, truth, f"mean error {error:.1f}")
+            for queries, found_at, truth, error in zip(points[a], predicted, points[b], errors, strict=True)
         ]
     caption = (
         "Each landmark of the left face is sought in the right one, another person's, by its feature alone. Look at "

@@ -108,9 +108,9 @@ def selections(
         _show(below, _tinted(image, selection, patch_size), pixels=True)
         columns = image.shape[1] // patch_size
         border = _border(selection.attentive.reshape(-1, columns), patch_size)
-        below.add_collection(LineCollection(border, colors="black", linewidths=2.6, capstyle="projecting"))
+        below.add_collection(LineCollection(list(border), colors="black", linewidths=2.6, capstyle="projecting"))
         below.add_collection(
-            LineCollection(border, colors="white", linewidths=1.2, capstyle="projecting", gid="attentive")
+            LineCollection(list(border), colors="white", linewidths=1.2, capstyle="projecting", gid="attentive")
         )
         x, y = patch_centres(selection.centres, columns, patch_size).T
         colours = [COLOURS[cluster % len(COLOURS)] for cluster in selection.cluster[selection.centres]]
@@ -213,7 +213,7 @@ def matches(
             colours = [COLOURS[i % len(COLOURS)] for i in range(len(pair.queries))]
             ends = np.stack([pair.queries, pair.predicted + shift], axis=1)
             cell.add_collection(
-                LineCollection(ends, colors=colours, linewidths=1.1, alpha=0.85, gid="matches", zorder=2)
+                LineCollection(list(ends), colors=colours, linewidths=1.1, alpha=0.85, gid="matches", zorder=2)
             )
             _rings(cell, pair.truth + shift, colours, 9)
             _dots(cell, pair.queries, colours, 5.5)
@@ -235,7 +235,9 @@ def detections(
     for cell, image, found, known, label in zip(axes.flat, images, predicted, truth, labels, strict=False):
         _show(cell, image)
         lines = np.stack([known, found], axis=1)
-        cell.add_collection(LineCollection(lines, colors="white", linewidths=0.9, path_effects=_edge(0.9), zorder=2))
+        cell.add_collection(
+            LineCollection(list(lines), colors="white", linewidths=0.9, path_effects=_edge(0.9), zorder=2)
+        )
         _rings(cell, known, ["white"] * len(known), 8 if few else 3.6)
         _dots(cell, found, [COLOURS[0]] * len(found), 5.5 if few else 3.2)
         cell.set_title(label, color=INK, fontsize=8, pad=3)

@@ -71,8 +71,8 @@ class Headline(NamedTuple):
 class Cell(NamedTuple):
     error: str
     deviation: str
-    count: str
-    """Empty where the column's head has it for all."""
+    count: str  # pyright: ignore[reportIncompatibleMethodOverride] - of tuple, where nobody calls it
+    """Of the landmarks or images; empty where the column's head has it for all."""
     best: bool
 
 
