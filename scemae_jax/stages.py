@@ -20,8 +20,9 @@ from scemae_jax.data import pipeline, sources
 from scemae_jax.data.augment import five_points
 from scemae_jax.data.sources import Faces
 from scemae_jax.evaluation import detection, matching
+from scemae_jax.evaluation.attention import attentive_near_landmarks
 from scemae_jax.export import export_stablehlo, load, save_model
-from scemae_jax.model import Architecture, Model
+from scemae_jax.model import Architecture, Model, Which
 from scemae_jax.report.build import build_report
 from scemae_jax.training import loop, pretrain, refine, sharding
 from scemae_jax.training.checkpoints import restore_params
@@ -29,6 +30,7 @@ from scemae_jax.training.metrics import read_metrics
 
 POSITION_MEAN_IMAGES = 256
 """Training images over which each position's mean feature is taken."""
+DIAGNOSTIC_IMAGES = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +147,19 @@ def run_refine(experiment: Experiment) -> dict[str, Any]:
     batches = experiment.batches(stage.batch_size, config.seed + 1)
     encoder = experiment.mae().params["encoder"]
     projector = refine.initial_projector(experiment.architecture, config.seed + 1)
-    return _train(experiment, refine.task(config, experiment.architecture, encoder, projector, batches, steps))
+    results = _train(experiment, refine.task(config, experiment.architecture, encoder, projector, batches, steps))
+    return results | _split_diagnostic(experiment)
+
+
+def _split_diagnostic(experiment: Experiment) -> dict[str, Any]:
+    """Where the attentive patches are, on annotated validation (or else training) faces, if there are any."""
+    builder = sources.open_dataset(experiment.config.data)
+    for split in ("validation", *experiment.config.data.train_splits):
+        if split in builder.info.splits:
+            faces = sources.read_faces(builder, [split], DIAGNOSTIC_IMAGES).annotated()
+            if len(faces):
+                return attentive_near_landmarks(experiment.mae(), faces) | {"split_diagnostic_on": split}
+    return {}
 
 
 def _train(experiment: Experiment, task: loop.Task) -> dict[str, Any]:
@@ -173,7 +187,7 @@ def run_match(experiment: Experiment) -> dict[str, Any]:
     builder = sources.open_dataset(experiment.config.data)
     some = sources.read_faces(builder, experiment.config.data.unlabelled_splits, POSITION_MEAN_IMAGES).images
     features: dict[str, matching.FeatureFn | None] = {"own location": None}
-    models = {"MAE only": (mae, "backbone")}
+    models: dict[str, tuple[Model, Which]] = {"MAE only": (mae, "backbone")}
     if settings.baselines:
         features["raw patches"] = matching.raw_patches
         models = {"untrained": (experiment.untrained(), "backbone"), **models}

@@ -1,0 +1,40 @@
+"""A diagnostic of the attentive/inattentive split: is what the CLS token attends to the face?"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scemae_jax.data.sources import Faces
+from scemae_jax.model import CHUNK, IMAGE_SIZE, WINDOW, Model, centre_window
+from scemae_jax.models.carb import patch_positions, split_by_attention
+
+NEAR = 6.0
+"""Pixels within which a patch's centre is near a landmark."""
+
+
+def attentive_near_landmarks(model: Model, faces: Faces) -> dict[str, float]:
+    """Share of the attentive patches that are near a landmark, and of all patches; needs annotated faces.
+
+    No better than the share of all patches means that the split has nothing to do with the face.
+    """
+    architecture = model.architecture
+    encoder, size = architecture.build_encoder(), architecture.variant.patch_size
+    side = WINDOW // size
+    centres = patch_positions(side, side) * size + (size - 1) / 2 + (IMAGE_SIZE - WINDOW) // 2
+
+    @jax.jit
+    def cls_logits(params, images):
+        windows = architecture.normalise(centre_window(images))
+        bound = encoder.bind({"params": params})
+        return bound.layers(bound.embed(windows), 1, architecture.split_layer)[1]
+
+    distance = np.linalg.norm(faces.landmarks[:, None] - centres[:, None], axis=-1)  # [faces, patches, landmarks]
+    near = distance.min(axis=-1) <= NEAR
+    attentive = []
+    for start in range(0, len(faces), CHUNK):
+        logits = cls_logits(model.params["encoder"], jnp.asarray(faces.images[start : start + CHUNK]))
+        attentive.append(np.asarray(split_by_attention(logits, architecture.attentive_fraction).attentive))
+    chosen = np.take_along_axis(near, np.concatenate(attentive), axis=1)
+    return {"attentive_near_landmarks": float(chosen.mean()), "patches_near_landmarks": float(near.mean())}
