@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from scemae_jax.models import vit
-from scemae_jax.ops.density_peaks import density_peaks
+from scemae_jax.ops.density_peaks import Density, density_peaks
 
 
 class Split(NamedTuple):
@@ -90,7 +90,7 @@ def select_tokens(
     split_layer: int,
     attentive_fraction: float,
     num_clusters: int,
-    density: str,
+    density: Density,
 ) -> SelectedTokens:
     """Runs a bound encoder on the tokens that matter: layers after `split_layer` see CLS, attentive and centres only.
 
@@ -140,7 +140,7 @@ class CARB(nn.Module):
     split_layer: int = 3
     attentive_fraction: float = 0.25
     num_clusters: int = 4
-    density: str = "scaled"
+    density: Density = "scaled"
 
     def select(self, images: Float[Array, "b h w c"]) -> SelectedTokens:
         """Steps 1 to 4: split, cluster, reduce; the encoder gets no gradient."""

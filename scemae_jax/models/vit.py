@@ -6,6 +6,7 @@ Pre-norm blocks, LayerNorm eps 1e-6, exact GELU, QKV bias, a CLS token and fixed
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal, overload
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -179,13 +180,24 @@ class ViT(nn.Module):
         """
         if not 1 <= first <= last <= self.depth:
             raise ValueError(f"layers {first} to {last} asked of an encoder that has layers 1 to {self.depth}")
-        for block in self.blocks[first - 1 : last]:
-            tokens, cls_logits = block(tokens)
-        return tokens, cls_logits
+        *before, final = self.blocks[first - 1 : last]
+        for block in before:
+            tokens, _ = block(tokens)
+        return final(tokens)
 
     def normalise(self, tokens: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         """The last LayerNorm, which the features come from."""
         return self.norm(tokens)
+
+    @overload
+    def __call__(
+        self, images: Float[Array, "b h w c"], keep: Int[Array, "b k"] | None = None
+    ) -> Float[Array, "b 1+k d"]: ...
+
+    @overload
+    def __call__(
+        self, images: Float[Array, "b h w c"], keep: Int[Array, "b k"] | None = None, *, intermediates: Literal[True]
+    ) -> tuple[Float[Array, "b 1+k d"], dict[str, Array]]: ...
 
     def __call__(
         self,
