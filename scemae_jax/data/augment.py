@@ -111,7 +111,7 @@ def colour_jitter(key: Key[Array, ""], images: Float[Array, "b h w 3"], strength
     return jnp.clip(grey + (images - grey) * factors[2], 0, 1)
 
 
-def centre_crop(images: Num[Array, "b h w c"], size: int) -> Num[Array, "b size size c"]:
+def centre_crop(images: Num[Array | np.ndarray, "b h w c"], size: int) -> Num[Array | np.ndarray, "b size size c"]:
     """The centre of the images: what evaluation sees."""
     top, left = (images.shape[1] - size) // 2, (images.shape[2] - size) // 2
     return images[:, top : top + size, left : left + size]

@@ -109,7 +109,7 @@ def prepare_face(
     offset = [(SIZE - side) // 2 for side in scaled]
     small = upright.resize(scaled, Image.Resampling.BILINEAR)
     canvas = Image.new("RGB", (SIZE, SIZE), BACKGROUND)
-    canvas.paste(small, tuple(offset), small if small.mode == "RGBA" else None)
+    canvas.paste(small, (offset[0], offset[1]), small if small.mode == "RGBA" else None)
     jpeg = io.BytesIO()
     canvas.save(jpeg, format="JPEG", quality=95, subsampling=0)
     moved = landmarks * (np.array(scaled) / (width, height)) + offset

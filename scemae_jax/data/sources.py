@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Float, Int, UInt8
+from tensorflow_datasets.core import constants
 
 from scemae_jax.config import Config
 from scemae_jax.data.builders.celeba_landmarks import celeba_landmarks
@@ -67,7 +68,7 @@ def open_dataset(config: Config, dataset: str | None = None) -> tfds.core.Datase
       DatasetError: the name is unknown, or the dataset needs a folder that is not given or not usable.
     """
     name = dataset or config.dataset
-    data_dir = Path(config.data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    data_dir = Path(config.data_dir or constants.DATA_DIR).expanduser()
     if name == "synthetic_faces":
         builder = SyntheticFaces(config=config.variant, data_dir=data_dir, file_format="array_record")
         builder.download_and_prepare()
@@ -90,12 +91,14 @@ def read_faces(builder: tfds.core.DatasetBuilder, splits: Sequence[str], limit: 
     if not present:
         known = ", ".join(builder.info.splits)
         raise DatasetError(f"{builder.info.full_name} has no split {' or '.join(splits)}; it has: {known}")
-    others = builder.info.features.keys() - {"image", "landmarks", "subject"}
+    features = builder.info.features
+    assert isinstance(features, tfds.features.FeaturesDict)
+    others = features.keys() - {"image", "landmarks", "subject"}
     decoders = {name: tfds.decode.SkipDecoding() for name in others}
     examples = []
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for split in present:
-            source = builder.as_data_source(split, decoders=decoders)
+            source = builder.as_data_source(split, decoders=decoders)  # pyright: ignore[reportCallIssue] - hidden by TFDS's decorator
             count = len(source) if limit is None else min(limit, len(source))
             examples += threads.map(source.__getitem__, range(count))
     return Faces(
@@ -122,7 +125,7 @@ def training_sources(config: Config) -> tuple[list[Faces | ImagesOnDisk], list[f
         if config.cache == "host":
             return [read_faces(builder, config.unlabelled_splits)]
         splits = [split for split in config.unlabelled_splits if split in builder.info.splits]
-        return [ImagesOnDisk(builder.as_data_source(split)) for split in splits]
+        return [ImagesOnDisk(builder.as_data_source(split)) for split in splits]  # pyright: ignore[reportCallIssue] - hidden by TFDS's decorator
 
     sources = source(open_dataset(config))
     sizes = np.array([len(s) for s in sources], float)

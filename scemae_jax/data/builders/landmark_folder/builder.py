@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
+from typing import cast
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -59,6 +60,10 @@ class LandmarkFolder(tfds.core.GeneratorBasedBuilder):
 
     def __init__(self, *, config: FolderConfig, file_format: str = "array_record", **kwargs):
         super().__init__(config=config, file_format=file_format, **kwargs)
+
+    @property
+    def builder_config(self) -> FolderConfig:
+        return cast(FolderConfig, super().builder_config)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -126,6 +131,7 @@ class LandmarkFolder(tfds.core.GeneratorBasedBuilder):
         super()._download_and_prepare(dl_manager, download_config)
         # Only now, with every image opened; an error here still discards what was written.
         self._check_skipped()
+        assert self.info.metadata is not None  # `_info` made it
         self.info.metadata.update(
             fingerprint=self._folder.fingerprint,
             num_landmarks=self._folder.num_landmarks,

@@ -40,7 +40,7 @@ class SyntheticFacesConfig(tfds.core.BuilderConfig):
 
 
 def _config(name: str, description: str, counts: tuple[int, int, int], **options: Any) -> SyntheticFacesConfig:
-    images = dict(zip(_SPLITS, counts, strict=True))
+    images: dict[str, int] = dict(zip(_SPLITS, counts, strict=True))
     return SyntheticFacesConfig(name=name, version="1.0.0", description=description, images=images, **options)
 
 
@@ -78,7 +78,8 @@ class SyntheticFaces(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(split) for split in _SPLITS}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        config: SyntheticFacesConfig = self.builder_config
+        config = self.builder_config
+        assert isinstance(config, SyntheticFacesConfig)
         count = config.images[split]
         chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
         workers = min(

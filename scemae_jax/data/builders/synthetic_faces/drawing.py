@@ -328,7 +328,7 @@ def _ear(sign: int) -> Grid:
 def _ear_surface(head: Head, sign: int) -> Grid:
     aside = sign * head.profile(np.array(0.4))[0]
     ear = _ear(sign)
-    return ear._replace(points=ear.points + np.float32([aside, 0, 0]))
+    return ear._replace(points=ear.points + np.array([aside, 0, 0], np.float32))
 
 
 def _curtain_surface(head: Head, rng: np.random.Generator) -> Grid:
@@ -434,7 +434,7 @@ def _render(
     )
     points = sheet.points.reshape(-1, 3)
     scale, offset = pose.scale * _FINE, (np.array(pose.offset) + 0.5) * _FINE
-    screen = points * np.float32([scale, scale, 1]) + np.float32([*offset, 0])
+    screen = points * np.array([scale, scale, 1], np.float32) + np.array([*offset, 0], np.float32)
     depth = np.full((_CANVAS, _CANVAS), 2 * _EYE_DISTANCE, np.float32)
     place = np.zeros((_CANVAS, _CANVAS, 3), np.float32)
     faces = anatomy.faces(shapes)
@@ -687,4 +687,6 @@ class _Camera:
         image = (image * self.gain.astype(np.float32) - 118) * np.float32(self.contrast) + 118 + self.noise
         image = np.clip(image, 0, 255).astype(np.uint8)
         code = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, self.quality])[1]
-        return np.ascontiguousarray(cv2.imdecode(code, cv2.IMREAD_COLOR)[..., ::-1])
+        decoded = cv2.imdecode(code, cv2.IMREAD_COLOR)
+        assert decoded is not None  # it was encoded just now
+        return np.ascontiguousarray(decoded[..., ::-1])

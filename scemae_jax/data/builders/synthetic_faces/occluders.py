@@ -39,8 +39,8 @@ class _Layer:
     def capsule(self, start: np.ndarray, end: np.ndarray, width: float) -> UInt8[np.ndarray, "c c"]:
         """A thick line with round ends; width in pixels of the final image."""
         mask = np.zeros(self.alpha.shape, np.uint8)
-        ends = [tuple(map(int, np.rint(((p + 0.5) * self.zoom - 0.5) * (1 << _SHIFT)))) for p in (start, end)]
-        cv2.line(mask, *ends, 255, max(1, round(width * self.zoom)), cv2.LINE_AA, _SHIFT)
+        ends = np.rint(((np.stack([start, end]) + 0.5) * self.zoom - 0.5) * (1 << _SHIFT)).astype(int)
+        cv2.line(mask, ends[0].tolist(), ends[1].tolist(), 255, max(1, round(width * self.zoom)), cv2.LINE_AA, _SHIFT)
         return mask
 
     def add(self, mask: UInt8[np.ndarray, "c c"], colour: np.ndarray, *, radius: float) -> None:
