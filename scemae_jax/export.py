@@ -6,7 +6,7 @@ import dataclasses
 import json
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +67,7 @@ def load(path: str | Path) -> Model:
             raise FileNotFoundError(f"no model file {str(path)!r}, and no model of that name in the package ({names})")
         file = known[str(path)]
     try:
-        content = serialization.msgpack_restore(file.read_bytes())
+        content = cast(dict[str, Any], serialization.msgpack_restore(file.read_bytes()))
         version = content["format"]
     except Exception as error:
         raise ValueError(f"{file} is not a model exported by scemae_jax: {error}") from error

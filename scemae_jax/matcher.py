@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Num
 
@@ -30,5 +31,5 @@ def match(
     to_square = np.array([IMAGE_SIZE / image.shape[1], IMAGE_SIZE / image.shape[0]], np.float32)
     offset = (IMAGE_SIZE - WINDOW) // 2
     queries = (np.asarray(points, np.float32) + 0.5) * to_square - 0.5 - offset
-    found = np.asarray(predict_matches(maps[0], maps[1], queries))
+    found = np.asarray(predict_matches(maps[0], maps[1], jnp.asarray(queries)))
     return (found + offset + 0.5) / to_square - 0.5

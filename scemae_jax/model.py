@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import flax.linen as nn
 import jax
@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Num
 from scemae_jax.data.augment import centre_crop
 from scemae_jax.models import carb, heads, mae, vit
 from scemae_jax.ops.cover_and_stride import cover_and_stride
+from scemae_jax.ops.density_peaks import Density
 
 IMAGE_SIZE = 136
 WINDOW = 96
@@ -37,7 +38,7 @@ class Architecture:
     split_layer: int
     attentive_fraction: float
     num_clusters: int
-    density: str
+    density: Density
     decoder_width: int
     decoder_depth: int
     decoder_heads: int
@@ -130,7 +131,7 @@ class Head:
 
 @functools.partial(jax.jit, static_argnames="network")
 def _head_points(params: Any, features: Array, *, network: heads.LandmarkHead) -> Array:
-    return network.apply({"params": params}, features)
+    return cast(Array, network.apply({"params": params}, features))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,7 +152,7 @@ class Model:
         return "projector" in self.params
 
     def features(
-        self, images: Num[np.ndarray, "b h w 3"], stride: int = 8, which: Which = "projected"
+        self, images: Num[Array | np.ndarray, "b h w 3"], stride: int = 8, which: Which = "projected"
     ) -> Float[Array, "b 96/stride 96/stride c"]:
         """Features of the centre 96x96 of 136x136 images, one for every `stride` pixels, by cover-and-stride.
 
@@ -193,7 +194,7 @@ class Model:
         return dataclasses.replace(self, heads={**self.heads, head.num_landmarks: head})
 
     def detect(
-        self, images: Num[np.ndarray, "b h w 3"], num_landmarks: int | None = None
+        self, images: Num[Array | np.ndarray, "b h w 3"], num_landmarks: int | None = None
     ) -> Float[np.ndarray, "b l 2"]:
         """Landmarks (x, y) in pixels of the images given.
 
@@ -222,7 +223,7 @@ class Model:
         return (in_square + 0.5) * np.array([width / IMAGE_SIZE, height / IMAGE_SIZE], np.float32) - 0.5
 
 
-def as_square_images(images: Num[np.ndarray, "b h w 3"]) -> Num[Array, "b 136 136 3"]:
+def as_square_images(images: Num[Array | np.ndarray, "b h w 3"]) -> Num[Array, "b 136 136 3"]:
     """Checks images and resizes them to 136x136 if they are of another size.
 
     Raises:
@@ -243,6 +244,6 @@ def as_square_images(images: Num[np.ndarray, "b h w 3"]) -> Num[Array, "b 136 13
     return jnp.clip(resized / (255.0 if dtype == np.uint8 else 1.0), 0, 1)
 
 
-def centre_window(images: Num[Array, "b 136 136 3"]) -> Num[Array, "b 96 96 3"]:
+def centre_window(images: Num[Array | np.ndarray, "b 136 136 3"]) -> Num[Array | np.ndarray, "b 96 96 3"]:
     """The part of the images that features are given for."""
     return centre_crop(images, WINDOW)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ EYES = {5: (0, 1), 68: (36, 45)}
 
 
 def inter_ocular_error(
-    predicted: Float[Array, "n l 2"], truth: Float[Array, "n l 2"], eyes: tuple[int, int]
+    predicted: Float[Array | np.ndarray, "n l 2"], truth: Float[Array | np.ndarray, "n l 2"], eyes: tuple[int, int]
 ) -> Float[Array, "n"]:
     """Mean distance of each image's landmarks from the truth, in % of the distance between its two `eyes`."""
     predicted, truth = jnp.asarray(predicted), jnp.asarray(truth)
@@ -32,7 +32,9 @@ def inter_ocular_error(
     return 100 * distances / jnp.linalg.norm(truth[:, eyes[0]] - truth[:, eyes[1]], axis=-1)
 
 
-def box_diagonal_error(predicted: Float[Array, "n l 2"], truth: Float[Array, "n l 2"]) -> Float[Array, "n"]:
+def box_diagonal_error(
+    predicted: Float[Array | np.ndarray, "n l 2"], truth: Float[Array | np.ndarray, "n l 2"]
+) -> Float[Array, "n"]:
     """Mean distance of each image's landmarks, in % of the diagonal of their true bounding box."""
     predicted, truth = jnp.asarray(predicted), jnp.asarray(truth)
     distances = jnp.linalg.norm(predicted - truth, axis=-1).mean(axis=-1)
@@ -60,7 +62,7 @@ class _Indices:
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, index: int) -> dict[str, np.int32]:
         return {"index": np.int32(index)}
 
 
@@ -71,7 +73,7 @@ def to_window(points: Float[np.ndarray, "n l 2"]) -> Float[np.ndarray, "n l 2"]:
 
 def fit_head(
     model: Model,
-    images: Num[np.ndarray, "n 136 136 3"],
+    images: Num[Array | np.ndarray, "n 136 136 3"],
     landmarks: Float[np.ndarray, "n l 2"],
     settings: Config,
     *,
@@ -112,7 +114,7 @@ def fit_head(
     network = head.build()
 
     def loss(params: Any, constants: Any, batch: dict[str, Array], _: Array) -> tuple[Array, dict[str, Array]]:
-        predicted = network.apply({"params": params}, constants["features"][batch["index"]])
+        predicted = cast(Array, network.apply({"params": params}, constants["features"][batch["index"]]))
         error = optax.huber_loss(LOSS_SCALE * predicted, LOSS_SCALE * constants["targets"][batch["index"]])
         return error.mean(), {}
 
@@ -141,7 +143,7 @@ def fit_head(
 
 def fit_detector(
     model: Model,
-    images: Num[np.ndarray, "n h w 3"],
+    images: Num[Array | np.ndarray, "n h w 3"],
     landmarks: Float[np.ndarray, "n l 2"],
     *,
     seed: int = 0,

@@ -71,13 +71,15 @@ def predict_matches(
     return jnp.stack([best % WINDOW, best // WINDOW], axis=-1).astype(jnp.float32)
 
 
-def matching_error(predicted: Float[Array, "... 2"], truth: Float[Array, "... 2"]) -> Float[Array, "..."]:
+def matching_error(
+    predicted: Float[Array | np.ndarray, "... 2"], truth: Float[Array | np.ndarray, "... 2"]
+) -> Float[Array, "..."]:
     """Euclidean distance of points in pixels of the 96x96 window, scaled to a 70x70 image."""
     return SCALE * jnp.linalg.norm(jnp.asarray(predicted) - jnp.asarray(truth), axis=-1)
 
 
 def _in_window(points: Float[np.ndarray, "... 2"]) -> Bool[np.ndarray, "..."]:
-    return ((points >= -0.5) & (points <= WINDOW - 0.5)).all(axis=-1)
+    return np.all((points >= -0.5) & (points <= WINDOW - 0.5), axis=-1)
 
 
 def consecutive_pairs(count: int, limit: int = 0) -> Int[np.ndarray, "p 2"]:
