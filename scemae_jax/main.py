@@ -68,6 +68,7 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"not understood: {' '.join(argv[1:])}; fields of the config are set with --config.a.b=v")
     stop_at = None if STOP_AFTER.value is None else time.monotonic() + 60 * STOP_AFTER.value
+    assert WORKDIR.value is not None  # `run` marks it as required
     experiment = stages.Experiment(CONFIG.value, Path(WORKDIR.value), stop_at)
     try:
         configuration.check_stages(experiment.config)

@@ -39,7 +39,7 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data_position=ocp.args.JsonRestore()),
         )
-        return restored.state, restored.data_position
+        return restored["state"], restored["data_position"]
 
     def close(self) -> None:
         """Waits until everything is written."""
@@ -60,4 +60,4 @@ def restore_params(directory: Path) -> Any:
         if step is None:
             raise FileNotFoundError(f"no checkpoint in {directory}: run the stage that trains it first")
         restored = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))
-    return jax.tree.map(jnp.asarray, restored.state["params"])
+    return jax.tree.map(jnp.asarray, restored["state"]["params"])

@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Self
 
-import flax
 import jax.numpy as jnp
 from clu import metrics
+from flax import struct
 from jaxtyping import Array, Float, Int
 from tensorboardX import SummaryWriter
 
 NEVER = jnp.iinfo(jnp.int32).max
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class FirstNonFinite(metrics.Metric):
     """The first step whose loss or gradient was not finite; `NEVER` if all were."""
 
     step: Int[Array, ""]
 
     @classmethod
-    def from_model_output(cls, step: Int[Array, ""], finite: Float[Array, ""], **_) -> FirstNonFinite:
+    def from_model_output(cls, step: Int[Array, ""], finite: Float[Array, ""], **_) -> Self:
         return cls(jnp.where(finite, NEVER, step))
 
     @classmethod
-    def empty(cls) -> FirstNonFinite:
+    def empty(cls) -> Self:
         return cls(jnp.asarray(NEVER, jnp.int32))  # without a type it is weak, and the step would compile twice
 
-    def merge(self, other: FirstNonFinite) -> FirstNonFinite:
-        return FirstNonFinite(jnp.minimum(self.step, other.step))
+    def merge(self, other: Self) -> Self:  # pyright: ignore[reportIncompatibleMethodOverride] - clu's is of any Metric
+        return type(self)(jnp.minimum(self.step, other.step))
 
     def compute(self) -> Int[Array, ""]:
         return self.step

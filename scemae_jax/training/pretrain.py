@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import grain
 import jax
@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Key
 from scemae_jax.config import Config
 from scemae_jax.data import augment
 from scemae_jax.model import IMAGE_SIZE, WINDOW, Architecture
+from scemae_jax.models import mae
 from scemae_jax.training import loop, optimizer
 
 
@@ -53,7 +54,8 @@ def task(
         views, _crops = random_views(view_key, batch["image"], augmentation)
         num_patches = (WINDOW // architecture.variant.patch_size) ** 2
         noise = jax.random.uniform(noise_key, (len(views), num_patches))
-        return network.apply({"params": params}, architecture.normalise(views), noise).loss, {}
+        output = cast(mae.MAEOutput, network.apply({"params": params}, architecture.normalise(views), noise))
+        return output.loss, {}
 
     return loop.Task(
         name="pretrain",

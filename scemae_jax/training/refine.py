@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import grain
 import jax
@@ -56,7 +56,8 @@ def task(
     side = WINDOW // patch_size
 
     def project(params: Any, encoder: Any, images: Array) -> tuple[Array, carb.SelectedTokens]:
-        return network.apply({"params": {"encoder": encoder, "projector": params}}, architecture.normalise(images))
+        variables = {"params": {"encoder": encoder, "projector": params}}
+        return cast(tuple[Array, carb.SelectedTokens], network.apply(variables, architecture.normalise(images)))
 
     def loss(params: Any, encoder: Any, batch: dict[str, Array], key: Array) -> tuple[Array, dict[str, Array]]:
         key_a, key_b = jax.random.split(key)
