@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from scemae_jax.data.augment import centre_crop
+from scemae_jax.data.augment import AnyArray, centre_crop
 from scemae_jax.models import carb, heads, mae, vit
 from scemae_jax.ops.cover_and_stride import cover_and_stride
 from scemae_jax.ops.density_peaks import Density
@@ -244,6 +244,6 @@ def as_square_images(images: Num[Array | np.ndarray, "b h w 3"]) -> Num[Array, "
     return jnp.clip(resized / (255.0 if dtype == np.uint8 else 1.0), 0, 1)
 
 
-def centre_window(images: Num[Array | np.ndarray, "b 136 136 3"]) -> Num[Array | np.ndarray, "b 96 96 3"]:
+def centre_window(images: Num[AnyArray, "b 136 136 3"]) -> Num[AnyArray, "b 96 96 3"]:
     """The part of the images that features are given for."""
     return centre_crop(images, WINDOW)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Num
+
+AnyArray = TypeVar("AnyArray", Array, np.ndarray)
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -111,7 +113,7 @@ def colour_jitter(key: Key[Array, ""], images: Float[Array, "b h w 3"], strength
     return jnp.clip(grey + (images - grey) * factors[2], 0, 1)
 
 
-def centre_crop(images: Num[Array | np.ndarray, "b h w c"], size: int) -> Num[Array | np.ndarray, "b size size c"]:
+def centre_crop(images: Num[AnyArray, "b h w c"], size: int) -> Num[AnyArray, "b size size c"]:
     """The centre of the images: what evaluation sees."""
     top, left = (images.shape[1] - size) // 2, (images.shape[2] - size) // 2
     return images[:, top : top + size, left : left + size]
