@@ -20,12 +20,12 @@ def get_config(size: str = "tiny") -> ml_collections.ConfigDict:
         config.model.decoder_width, config.model.decoder_depth, config.model.decoder_heads = 64, 2, 2
         config.pretrain.batch_size = 64
         config.pretrain.learning_rate = 1e-3
-        config.pretrain.steps = 11_000
+        config.pretrain.steps = 6000
         config.pretrain.checkpoint_every = 500
         config.refine.batch_size = 64
-        config.refine.steps = 300
-        config.detect.heatmaps = 10
-        config.detect.epochs = 30.0
+        config.refine.steps = 100
+        config.detect.heatmaps = 5
+        config.detect.epochs = 20.0
     elif size in ("t8", "s8"):
         config.model.encoder = {"t8": "T/8", "s8": "S/8"}[size]
         config.dtype = "bfloat16"
