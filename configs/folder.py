@@ -3,8 +3,8 @@
   python -m scemae_jax.main --config configs/folder.py --config.data.root=FOLDER --workdir runs/mine
 
 DeiT-S for a GPU: 400 passes over 50,000 faces, 20 million images seen. On a CPU `configs/folder.py:small` takes a small
-network that starts from the one in the package, and sees 200,000 images. Without annotations, matching, detection and
-the report have nothing to be measured on: add --config.stages="('pretrain','refine','export')".
+network that starts from the one in the package, and sees 200,000 images. Where too few faces are annotated, matching,
+detection and the report are skipped, and say so.
 """
 
 import ml_collections
@@ -18,6 +18,7 @@ def get_config(size: str = "full") -> ml_collections.ConfigDict:
     config = default()
     config.data.dataset = "landmark_folder"
     config.data.train_splits = ("train", "validation")
+    config.data.unlabelled_splits = ("train", "validation", "unlabeled")
     if size == "small":
         config.init = "xs8_ytf68"
         config.model.encoder = "XS/8"

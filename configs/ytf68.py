@@ -29,6 +29,7 @@ def get_config(size: str = "tiny") -> ml_collections.ConfigDict:
     elif size in ("t8", "s8"):
         config.model.encoder = {"t8": "T/8", "s8": "S/8"}[size]
         config.dtype = "bfloat16"
+        config.data.unlabelled_splits = ("train", "validation", "unlabeled")
         config.data.synthetic_share = 0.3
         config.data.variant = "large"
         config.model.decoder_width, config.model.decoder_depth, config.model.decoder_heads = 192, 4, 3
@@ -37,6 +38,7 @@ def get_config(size: str = "tiny") -> ml_collections.ConfigDict:
         config.pretrain.steps = 20_000
         config.refine.steps = 1000
         config.detect.stride = 4
+        config.detect.heatmaps = 10
         config.export.dtype = "float16"
     else:
         raise ValueError(f"unknown size {size!r}: choose tiny, t8 or s8")

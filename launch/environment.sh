@@ -4,7 +4,7 @@
 environment() {
   local requirements=$1
   local python=${PYTHON:-python3}
-  if [ ! -x .venv/bin/python ]; then
+  if [ ! -x .venv/bin/pip ]; then
     "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || {
       echo "Python 3.11 or 3.12 is needed; $python is $("$python" --version 2>&1). Name another: PYTHON=python3.11 $0" >&2
       return 1
@@ -17,6 +17,7 @@ environment() {
   if [ "$(cat "$mark" 2>/dev/null)" != "$wanted" ]; then
     echo "Installing $requirements into .venv ..."
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$requirements" || return 1
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . || return 1
     echo "$wanted" >"$mark"
   fi
 }

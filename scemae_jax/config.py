@@ -8,7 +8,7 @@ from typing import Any
 
 import ml_collections
 
-from scemae_jax.model import Architecture
+from scemae_jax.model import WINDOW, Architecture
 from scemae_jax.models import vit
 
 Config = Any
@@ -144,8 +144,42 @@ def architecture(config: Config) -> Architecture:
     )
 
 
+def check(config: Config) -> None:
+    """Checks what every stage will need, so that no mistake comes to light after hours of training.
+
+    Raises:
+      ValueError: a field has a value that does not exist, or does not fit another.
+    """
+    patch_size = architecture(config).variant.patch_size
+    for stage in ("match", "detect", "export"):
+        stride = config[stage].stride
+        if stride < 1 or patch_size % stride:
+            raise ValueError(f"config.{stage}.stride is {stride}: choose a divisor of the patch size {patch_size}")
+    choices = {
+        ("model", "density"): ("knn", "scaled", "log"),
+        ("detect", "which"): ("backbone", "projected", "both"),
+        ("export", "dtype"): ("float32", "float16"),
+        ("data", "cache"): ("host", "none"),
+    }
+    for (section, name), known in choices.items():
+        if config[section][name] not in known:
+            raise ValueError(f"config.{section}.{name} is {config[section][name]!r}: choose one of {', '.join(known)}")
+    n = (WINDOW // patch_size) ** 2
+    attentive = round(config.model.attentive_fraction * n)
+    if not 0 < attentive < n or not 0 <= config.model.num_clusters <= n - attentive:
+        raise ValueError(
+            f"config.model.attentive_fraction {config.model.attentive_fraction} and num_clusters "
+            f"{config.model.num_clusters} do not fit {n} patches: {attentive} would be attentive"
+        )
+    depth = vit.variant(config.model.encoder).depth
+    if not 1 <= config.model.split_layer < depth:
+        raise ValueError(f"config.model.split_layer is {config.model.split_layer}: choose one from 1 to {depth - 1}")
+    if config.refine.temperature <= 0:
+        raise ValueError(f"config.refine.temperature is {config.refine.temperature}: it must be positive")
+    check_stages(config)
+
+
 def check_stages(config: Config) -> None:
-    """Raises ValueError if `config.stages` names a stage that does not exist, or puts them out of order."""
     unknown = [stage for stage in config.stages if stage not in STAGES]
     if unknown:
         raise ValueError(f"config.stages names {unknown}: choose from {', '.join(STAGES)}")

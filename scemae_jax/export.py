@@ -41,7 +41,8 @@ def save_model(model: Model, path: Path, *, dtype: str = "float32") -> None:
 
     content = {
         "format": FORMAT,
-        "architecture": json.dumps(dataclasses.asdict(model.architecture)),
+        # Whatever it was trained in: opened elsewhere it computes, and gives the same features, in float32.
+        "architecture": json.dumps(dataclasses.asdict(model.architecture) | {"dtype": "float32"}),
         "provenance": json.dumps(model.provenance),
         "params": stored(model.params),
         "heads": {str(n): {"sizes": json.dumps(h.sizes()), "params": stored(h.params)} for n, h in model.heads.items()},

@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
     assert WORKDIR.value is not None  # `run` marks it as required
     experiment = stages.Experiment(CONFIG.value, Path(WORKDIR.value), stop_at)
     try:
-        configuration.check_stages(experiment.config)
+        configuration.check(experiment.config)
         if DRY_RUN.value:
             dry_run(experiment)
         else:
@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(STOPPED_EARLY)
     except (DatasetError, ValueError, FileNotFoundError, loop.NonFiniteLossError) as error:
         logging.debug("where it happened", exc_info=True)
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}\n(--verbosity=1 shows where)", file=sys.stderr)
         sys.exit(1)
 
 

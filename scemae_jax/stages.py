@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from scemae_jax.data.sources import Faces
 from scemae_jax.evaluation import detection, matching
 from scemae_jax.evaluation.attention import attentive_near_landmarks
 from scemae_jax.export import export_stablehlo, load, save_model
-from scemae_jax.model import Architecture, Model, Which
+from scemae_jax.model import IMAGE_SIZE, Architecture, Model, Which
 from scemae_jax.report.build import build_report
 from scemae_jax.training import loop, pretrain, refine, sharding
 from scemae_jax.training.checkpoints import restore_params
@@ -59,8 +59,24 @@ class Experiment:
         return pipeline.training_batches(images, weights=weights, batch_size=batch_size, seed=seed)
 
     def faces(self, *splits: str) -> Faces:
-        """Annotated faces of the dataset's splits."""
-        return sources.read_faces(sources.open_dataset(self.config.data), splits).annotated()
+        """Annotated faces of the dataset's splits; none if it lacks them all.
+
+        Faces that lack some of their landmarks are left out, with a warning.
+        """
+        builder = sources.open_dataset(self.config.data)
+        if not set(splits) & set(builder.info.splits):
+            return Faces(
+                images=np.zeros((0, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8),
+                landmarks=np.zeros((0, 0, 2), np.float32),
+                subjects=np.zeros(0, np.int64),
+            )
+        faces = sources.read_faces(builder, splits)
+        annotated = faces.annotated()
+        if len(annotated) < len(faces):
+            logging.warning(
+                "%d of %d faces of %s lack landmarks: left out", len(faces) - len(annotated), len(faces), splits
+            )
+        return annotated
 
     @functools.cached_property
     def initial(self) -> Model | None:
@@ -89,7 +105,7 @@ class Experiment:
         taken = {name: value for name, value in self.initial.params.items() if name in params}
         if not _same_shapes(taken.get("decoder"), params["decoder"]):
             taken.pop("decoder", None)
-        logging.info("config.init: %s taken from %s", " and ".join(taken), self.config.init)
+        print(f"stage 1 starts from {self.config.init}: {' and '.join(taken)} taken from it")
         return {**params, **taken}
 
     def _checkpoint(self, stage: str) -> Any | None:
@@ -105,6 +121,8 @@ class Experiment:
           FileNotFoundError: stage 1 did not run here, and `config.init` names no model to use instead.
         """
         params = self._checkpoint("pretrain") or (self.initial and self.initial.params)
+        if self._checkpoint("pretrain") is not None and "pretrain" not in read_results(self.workdir):
+            logging.warning("stage 1 has not finished in %s: its newest checkpoint is used", self.workdir)
         if params is None:
             raise FileNotFoundError(
                 f"no backbone in {self.workdir}: put 'pretrain' among config.stages, or set config.init to a model"
@@ -177,11 +195,16 @@ def _train(experiment: Experiment, task: loop.Task) -> dict[str, Any]:
 
 
 def run_match(experiment: Experiment) -> dict[str, Any]:
-    """Matching errors of the features and the baselines on the same pairs."""
-    settings, faces = experiment.config.match, experiment.faces(experiment.config.data.test_split)
-    if faces.landmarks.shape[1] == 68:
-        faces = dataclasses.replace(faces, landmarks=five_points(faces.landmarks))
+    """Matching errors of the features and the baselines on the same pairs; of 68 landmarks also in 5-point form."""
+    settings, split = experiment.config.match, experiment.config.data.test_split
+    faces = experiment.faces(split)
     pairs = matching.consecutive_pairs(len(faces), settings.max_pairs)
+    if not len(pairs):
+        return {"skipped": f"{len(faces)} annotated faces in split {split}, and two make a pair"}
+    available = faces.landmarks.shape[1]
+    if available == 68:  # one pass for both forms: the five points are columns of their own
+        both = np.concatenate([five_points(faces.landmarks), faces.landmarks], axis=1)
+        faces = dataclasses.replace(faces, landmarks=both)
     mae, model = experiment.mae(), experiment.model()
 
     builder = sources.open_dataset(experiment.config.data)
@@ -199,14 +222,20 @@ def run_match(experiment: Experiment) -> dict[str, Any]:
         if name != "untrained":
             features[f"{name}, position-free"] = matching.without_position(dense, some)
     errors = matching.match(faces, features, pairs=pairs, seed=settings.warp_seed)
+    columns = {5: slice(0, 5), 68: slice(5, None)} if available == 68 else {available: slice(None)}
+    forms = {
+        count: {"landmarks": count, "features": {name: e.columns(part).summary() for name, e in errors.items()}}
+        for count, part in columns.items()
+    }
+    first, *others = forms.values()
     return {
-        "split": experiment.config.data.test_split,
+        "split": split,
         "pairs": len(pairs),
         "warp_seed": settings.warp_seed,
         "stride": settings.stride,
-        "landmarks": faces.landmarks.shape[1],
         "unit": matching.UNIT,
-        "features": {name: result.summary() for name, result in errors.items()},
+        **first,
+        **({"all_landmarks": others[0]} if others else {}),
     }
 
 
@@ -224,6 +253,8 @@ def run_detect(experiment: Experiment) -> dict[str, Any]:
     """Trains a landmark head on the annotated training faces and measures it on the test split."""
     config = experiment.config
     train, test = experiment.faces(*config.data.train_splits), experiment.faces(config.data.test_split)
+    if not len(train) or not len(test):
+        return {"skipped": f"{len(train)} annotated faces to learn from, {len(test)} to be measured on"}
     model, results = experiment.model(), {}
     settings = config.detect.copy_and_resolve_references()
     if not model.refined and settings.which != "backbone":
@@ -261,14 +292,18 @@ def final_model(experiment: Experiment) -> Model:
 
 
 def run_report(experiment: Experiment) -> dict[str, Any]:
+    faces = experiment.faces(experiment.config.data.test_split)
+    if not len(faces):
+        return {"skipped": f"no annotated face in split {experiment.config.data.test_split} to draw"}
     model = final_model(experiment)
+    results = {name: r for name, r in read_results(experiment.workdir).items() if not was_skipped(r)}
     path = build_report(
         experiment.workdir,
-        faces=experiment.faces(experiment.config.data.test_split),
+        faces=faces,
         mae=experiment.mae(),
         model=model,
         detectors={count: functools.partial(model.detect, num_landmarks=count) for count in model.heads},
-        results=read_results(experiment.workdir),
+        results=results,
         metrics=read_metrics(experiment.workdir),
         examples=experiment.config.report.examples,
         seed=experiment.config.seed,
@@ -279,13 +314,13 @@ def run_report(experiment: Experiment) -> dict[str, Any]:
 def run_export(experiment: Experiment) -> dict[str, Any]:
     settings, results = experiment.config.export, read_results(experiment.workdir)
     provenance = {
-        "config_hash": results["config_hash"],
+        "config_hash": configuration.config_hash(experiment.config),
         "dataset": experiment.config.data.dataset,
         "init": experiment.config.init,
         "images_seen": sum(results.get(stage, {}).get("images_seen", 0) for stage in ("pretrain", "refine")),
     }
     model = dataclasses.replace(final_model(experiment), provenance=provenance)
-    if settings.decoder:
+    if settings.decoder and "decoder" in experiment.mae().params:
         model = dataclasses.replace(model, params={**model.params, "decoder": experiment.mae().params["decoder"]})
     path = experiment.workdir / "export" / "scemae.msgpack"
     save_model(model, path, dtype=settings.dtype)
@@ -316,6 +351,11 @@ def read_results(workdir: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
+def was_skipped(result: Any) -> bool:
+    """Whether a stage had nothing to do; its result then says why under "skipped"."""
+    return isinstance(result, dict) and "skipped" in result
+
+
 def write_json(path: Path, content: Any) -> None:
     """All or nothing: a run that is cut off leaves the old file."""
     partial = path.with_suffix(".partial")
@@ -331,7 +371,8 @@ def claim_workdir(experiment: Experiment) -> None:
     """
     experiment.workdir.mkdir(parents=True, exist_ok=True)
     path, fields = experiment.workdir / "config.json", configuration.plain(experiment.config)
-    if path.exists():
+    begun = (experiment.workdir / "checkpoints").exists() or (experiment.workdir / "results.json").exists()
+    if path.exists() and begun:
         lines = configuration.differences(json.loads(path.read_text()), fields)
         if lines:
             raise ValueError(
@@ -344,7 +385,7 @@ def claim_workdir(experiment: Experiment) -> None:
 def run_all(experiment: Experiment) -> dict[str, Any]:
     """Runs the stages of the config that have not finished, in order, and returns all results.
 
-    Evaluation, report and export run anew if a stage before them ran now.
+    What had finished without a stage that now runs before it is outdated: evaluation, report and export run anew.
 
     Raises:
       ValueError: the workdir is of another config, or a stage that trains finished before one it builds on.
@@ -357,19 +398,34 @@ def run_all(experiment: Experiment) -> dict[str, Any]:
         "dataset": config.data.dataset,
         "encoder": config.model.encoder,
     }
-    something_ran = False
+    for stage in outdated(results, config.stages):
+        if stage in TRAINING:
+            raise ValueError(
+                f"{experiment.workdir}: {stage} had finished, and now config.stages has a stage before it that had "
+                "not run, so its weights would belong to another network: use another --workdir"
+            )
+        del results[stage]
     for stage in config.stages:
-        if stage in results and not something_ran:
+        if stage in results:
             print(f"{stage}: finished before")
             continue
-        if stage in results and stage in TRAINING:
-            raise ValueError(
-                f"{experiment.workdir}: {stage} had finished before a stage it builds on ran just now, so its weights "
-                "belong to another backbone: use another --workdir"
-            )
         started = time.monotonic()
         results[stage] = RUN[stage](experiment)
-        something_ran = True
         write_json(experiment.workdir / "results.json", results)
-        print(f"{stage}: finished in {time.monotonic() - started:.0f} s", flush=True)
+        skipped = was_skipped(results[stage])
+        outcome = (
+            f"skipped, {results[stage]['skipped']}" if skipped else f"finished in {time.monotonic() - started:.0f} s"
+        )
+        print(f"{stage}: {outcome}", flush=True)
     return results
+
+
+def outdated(finished: Collection[str], stages: Sequence[str]) -> list[str]:
+    """Finished stages that build on one of `stages` that has yet to run."""
+    order = configuration.STAGES
+    pending = [stage for stage in stages if stage not in finished]
+    return [
+        stage
+        for number, stage in enumerate(order)
+        if stage in finished and any(p in order[:number] and (p in TRAINING or stage == "report") for p in pending)
+    ]

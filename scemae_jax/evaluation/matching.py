@@ -97,20 +97,24 @@ class Errors:
     far: Bool[np.ndarray, "p l"]
     """Whether the true match in the other person is far from the query."""
 
-    def summary(self) -> dict[str, dict[str, float]]:
-        """Mean error, deviation of the pairs' means, and number of landmarks; JSON-able."""
+    def columns(self, part: slice) -> Errors:
+        """Those of some of the landmarks."""
+        return Errors(same=self.same[:, part], different=self.different[:, part], far=self.far[:, part])
+
+    def summary(self) -> dict[str, dict[str, float | None]]:
+        """Mean error, deviation of the pairs' means, and number of landmarks (None of none); JSON-able."""
         far = np.where(self.far, self.different, np.nan)
         cases = {"same": self.same, "different": self.different, "different, far": far}
         return {name: _summary(errors) for name, errors in cases.items()}
 
 
-def _summary(errors: Float[np.ndarray, "p l"]) -> dict[str, float]:
+def _summary(errors: Float[np.ndarray, "p l"]) -> dict[str, float | None]:
     known = np.isfinite(errors)
     counted = known.any(axis=1)
     means = np.array([row[ok].mean() for row, ok in zip(errors[counted], known[counted], strict=True)])
     return {
-        "error": float(errors[known].mean()) if known.any() else float("nan"),
-        "deviation": float(means.std()) if len(means) else float("nan"),
+        "error": float(errors[known].mean()) if known.any() else None,
+        "deviation": float(means.std()) if len(means) else None,
         "count": int(known.sum()),
     }
 

@@ -11,17 +11,18 @@ from rich.table import Table
 def print_results(results: dict[str, Any]) -> None:
     """Prints matching and detection errors beside the baselines, as far as they were measured."""
     console = Console()
-    if "match" in results:
-        match = results["match"]
-        title = f"Matching: mean error in {match['unit']}, {match['pairs']} pairs, split {match['split']}"
+    for form in _forms(results.get("match", {})):
+        title = f"Matching of {form['landmarks']} landmarks: error in {form['unit']}, {form['pairs']} pairs"
         table = Table("features", title=title)
         cases = ("same", "different", "different, far")
         for case in cases:
             table.add_column(case, justify="right")
-        for name, errors in match["features"].items():
-            table.add_row(name, *(f"{errors[case]['error']:.2f}" for case in cases))
+        for name, errors in form["features"].items():
+            table.add_row(name, *(_number(errors[case]["error"]) for case in cases))
         console.print(table)
     for count, detect in results.get("detect", {}).items():
+        if count == "skipped":
+            continue
         title = f"Detection of {count} landmarks: error in {detect['unit']}, {detect['images']} images"
         table = Table("method", title=title)
         table.add_column("error", justify="right")
@@ -29,5 +30,16 @@ def print_results(results: dict[str, Any]) -> None:
             table.add_row(name, f"{errors['error']:.2f} ± {errors['deviation']:.2f}")
         console.print(table)
     for stage in ("report", "export"):
-        if stage in results:
+        if "path" in results.get(stage, {}):
             console.print(f"{stage}: {results[stage]['path']}")
+
+
+def _forms(match: dict[str, Any]) -> list[dict[str, Any]]:
+    """The 5-point form, and that of all landmarks where there are more."""
+    if "features" not in match:
+        return []
+    return [match, *([match | match["all_landmarks"]] if "all_landmarks" in match else [])]
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

@@ -116,6 +116,11 @@ def fit(task: Task, *, workdir: Path, mesh: Mesh, stop_at: float | None = None) 
     if first:
         state, position = checkpoints.restore(first, state)
         task.batches.set_state(position)
+    if first > task.steps:
+        raise ValueError(
+            f"{task.name}: the checkpoint in {workdir} is of step {first}, beyond the {task.steps} steps asked "
+            "for (did the data shrink?): use another --workdir"
+        )
     if first == task.steps:
         checkpoints.close()
         return state.params
@@ -163,9 +168,10 @@ class OutOfTime(TimeoutError):
 
 
 def _advice(task: Task, step: int, checkpoint: int | None) -> str:
+    section = task.name.split("_")[0]  # detect_68 is set by config.detect
     kept = f"the checkpoint of step {checkpoint} is finite" if checkpoint else "there is no checkpoint before it"
     return (
         f"{task.name}: the loss or a gradient was not finite at step {step} of {task.steps}; {kept}. Try a lower "
-        f"learning rate (--config.{task.name}.learning_rate), gradient clipping (--config.{task.name}.clip=1.0), a "
+        f"learning rate (--config.{section}.learning_rate), gradient clipping (--config.{section}.clip=1.0), a "
         f"longer warm-up, or --config.dtype=float32, in a new workdir"
     )
