@@ -1,0 +1,333 @@
+"""The command line and its stages, with a network and a dataset so small that a run takes seconds."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import scemae_jax
+from scemae_jax import config as configuration
+from scemae_jax import main, stages
+from scemae_jax.training.checkpoints import restore_params
+from scemae_jax.training.metrics import read_metrics
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENT = """
+from scemae_jax.config import default
+
+def get_config(size="small"):
+    config = default()
+    config.data.variant = "tiny"
+    config.data.data_dir = {data_dir!r}
+    config.model.encoder = "XXS/8"
+    config.model.decoder_width, config.model.decoder_depth, config.model.decoder_heads = 32, 1, 2
+    config.pretrain.batch_size = config.refine.batch_size = 8
+    config.pretrain.steps, config.refine.steps, config.detect.steps = 4, 3, 3
+    config.pretrain.log_every = 2
+    config.match.stride = 8
+    config.match.max_pairs = 3
+    config.detect.landmarks = (5,)
+    config.detect.heatmaps = 2
+    config.report.examples = 2
+    return config
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled(tmp_path_factory):
+    """Programs compiled once serve all runs of this file, in this process and in others."""
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+        before = jax.config.jax_persistent_cache_min_compile_time_secs
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        yield
+        jax.config.update("jax_compilation_cache_dir", None)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("experiment")
+    path = folder / "small.py"
+    path.write_text(EXPERIMENT.format(data_dir=str(folder / "data")))
+    return path
+
+
+@pytest.fixture
+def experiment_config(config_file):
+    """`experiment_config(section__field=value)`: the config of the file, changed."""
+
+    def change(**fields):
+        scope = {}
+        exec(config_file.read_text(), scope)
+        config = scope["get_config"]()
+        config.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
+        return config
+
+    return change
+
+
+def start(config_file: Path, workdir: Path, *overrides: str) -> subprocess.Popen:
+    """The command as a user types it."""
+    command = [sys.executable, "-m", "scemae_jax.main", "--config", config_file, "--workdir", workdir, *overrides]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """`run(config, workdir)`: what the command does and its exit status, without another process."""
+
+    def call(config, workdir, *, dry_run=False, stop_after=None) -> int:
+        flags = {"CONFIG": config, "WORKDIR": str(workdir), "DRY_RUN": dry_run, "STOP_AFTER": stop_after}
+        for name, value in flags.items():
+            monkeypatch.setattr(main, name, SimpleNamespace(value=value))
+        try:
+            main.main(["scemae_jax.main"])
+        except SystemExit as ended:
+            return ended.code
+        return 0
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def finished(config_file, tmp_path_factory) -> SimpleNamespace:
+    """A run of all six stages."""
+    workdir = tmp_path_factory.mktemp("finished") / "workdir"
+    process = start(config_file, workdir)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    return SimpleNamespace(workdir=workdir, out=out, results=json.loads((workdir / "results.json").read_text()))
+
+
+def test_all_stages_leave_their_files_and_results(finished, experiment_config):
+    config = experiment_config()
+    for path in ("config.json", "metrics.jsonl", "report/index.html", "export/scemae.msgpack",
+                 "export/scemae.stablehlo", "checkpoints/pretrain/4", "checkpoints/refine/3", "detectors/5.msgpack",
+                 "tensorboard/pretrain"):  # fmt: skip
+        assert (finished.workdir / path).exists(), path
+    assert json.loads((finished.workdir / "config.json").read_text()) == configuration.plain(config)
+
+    results = finished.results
+    assert results["config_hash"] == configuration.config_hash(config)
+    assert (results["seed"], results["dataset"], results["encoder"]) == (0, "synthetic_faces", "XXS/8")
+    assert (results["pretrain"]["images_seen"], results["pretrain"]["images"]) == (4 * 8, 120)
+    assert results["refine"]["images_seen"] == 3 * 8
+    assert np.isfinite([results["pretrain"]["loss"], results["refine"]["loss"]]).all()
+    match, detect = results["match"], results["detect"]["5"]
+    assert (match["pairs"], match["landmarks"], match["split"]) == (3, 5, "test")
+    assert list(match["features"]) == ["own location", "raw patches", "untrained", "MAE only",
+                                       "MAE only, position-free", "SCE-MAE", "SCE-MAE, position-free"]  # fmt: skip
+    assert len({row["different"]["count"] for row in match["features"].values()}) == 1
+    assert match["features"]["raw patches"]["same"]["error"] < match["features"]["own location"]["same"]["error"]
+    assert (detect["images"], detect["annotated_images"]) == (40, 120)
+    assert detect["methods"].keys() == {"mean shape", "SCE-MAE"}
+    steps = [(row["stage"], row["step"]) for row in map(json.loads, (finished.workdir / "metrics.jsonl").open())]
+    assert steps == [("pretrain", 2), ("pretrain", 4), ("refine", 3), ("detect_5", 3)]
+
+
+def test_the_table_stands_at_the_end(finished):
+    for name in ("own location", "SCE-MAE", "mean shape"):
+        assert name in finished.out
+
+
+def test_the_export_opens_with_all_that_was_trained(finished):
+    model = scemae_jax.load(finished.workdir / finished.results["export"]["path"])
+    images = np.random.default_rng(0).integers(0, 256, (2, 136, 136, 3)).astype(np.uint8)
+    assert model.features(images, stride=4, which="projected").shape == (2, 24, 24, 32)
+    assert model.detect(images).shape == (2, 5, 2)
+    assert model.provenance["config_hash"] == finished.results["config_hash"]
+    assert model.provenance["images_seen"] == 4 * 8 + 3 * 8
+    assert finished.results["export"]["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(model.params))
+
+
+def test_a_second_run_skips_what_has_finished(run, finished, experiment_config, capsys):
+    before = (finished.workdir / "results.json").read_bytes()
+    assert run(experiment_config(), finished.workdir) == 0
+    out = capsys.readouterr().out
+    assert out.count("finished before") == 6
+    assert "finished in" not in out
+    assert (finished.workdir / "results.json").read_bytes() == before
+
+
+def test_a_used_workdir_refuses_another_config(finished, config_file):
+    process = start(config_file, finished.workdir, "--config.seed=1", "--config.refine.temperature=0.2")
+    _, err = process.communicate()
+    assert process.returncode == 1
+    assert "\n  config.refine.temperature: 0.1 there, 0.2 now\n  config.seed: 0 there, 1 now\n" in err
+    assert "Traceback" not in err
+
+
+def test_what_ran_before_is_outdated_by_a_stage_it_builds_on():
+    def outdated(finished, wanted):
+        return stages.outdated(finished.split(), wanted.split())
+
+    assert outdated("pretrain refine match", "pretrain refine match detect report export") == []
+    assert outdated("pretrain match report export", "pretrain refine match") == ["match", "report", "export"]
+    assert outdated("pretrain detect", "pretrain refine") == ["detect"]
+    assert outdated("pretrain detect report export", "match") == ["report"]
+    assert outdated("match export", "pretrain") == ["match", "export"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"stages": ("pretrain", "polish")}, "config.stages names ['polish']: choose from pretrain, refine"),
+        ({"stages": ("refine", "pretrain")}, "the order is pretrain, refine, match"),
+        ({"stages": ("match",)}, "put 'pretrain' among config.stages, or set config.init"),
+        ({"data__dataset": "faces"}, "unknown dataset 'faces': choose one of synthetic_faces, landmark_folder"),
+        ({"data__dataset": "landmark_folder"}, "name it with --config.data.root=FOLDER"),
+        ({"data__dataset": "landmark_folder", "data__root": "/not/there"}, "'/not/there' does not exist"),
+        ({"data__unlabelled_splits": ("all",)}, "has no split all; it has: train, validation, test"),
+        ({"detect__stride": 3}, "config.detect.stride is 3: choose a divisor of the patch size 8"),
+        ({"model__encoder": "Q/8"}, "Q/8"),
+        ({"init": "nobody"}, "no model file 'nobody'"),
+    ],
+)
+def test_what_cannot_be_run_is_said_in_one_line(run, experiment_config, tmp_path, capsys, fields, message):
+    assert run(experiment_config(**fields), tmp_path / "workdir") == 1
+    err = capsys.readouterr().err
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert message in line
+    assert "Traceback" not in err
+
+
+def test_a_dry_run_tells_and_trains_nothing(run, experiment_config, tmp_path, capsys):
+    assert run(experiment_config(pretrain__batch_size=16), tmp_path / "workdir", dry_run=True) == 0
+    out = capsys.readouterr().out
+    for name in ("encoder/", "decoder/", "projector/"):
+        assert name in out
+    assert "images for stages 1 and 2: 120" in out
+    assert "pretrain: batch uint8[16, 136, 136, 3] -> views float32[16, 96, 96, 3], 4 steps, 64 images seen" in out
+    assert "refine: batch uint8[8, 136, 136, 3] -> views float32[8, 96, 96, 3], 3 steps, 24 images seen" in out
+    assert not (tmp_path / "workdir").exists()
+
+
+def test_killed_and_stopped_and_started_again_a_run_ends_bit_identical(run, experiment_config, config_file, tmp_path):
+    every, steps = 8, 40
+    config = experiment_config(stages=("pretrain",), pretrain__steps=steps, pretrain__checkpoint_every=every)
+    assert run(config, tmp_path / "whole") == 0
+
+    workdir = tmp_path / "cut"
+    overrides = ["--config.stages=('pretrain',)", f"--config.pretrain.steps={steps}"]
+    killed = start(config_file, workdir, *overrides, f"--config.pretrain.checkpoint_every={every}")
+    checkpoints = workdir / "checkpoints" / "pretrain"
+    while killed.poll() is None and not (checkpoints / str(every)).exists():
+        time.sleep(0.01)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    assert not (checkpoints / str(steps)).exists()
+
+    assert run(config, workdir, stop_after=0.0) == main.STOPPED_EARLY == 75
+    assert not (workdir / "results.json").exists()
+    assert run(config, workdir) == 0
+    whole, cut = (restore_params(folder / "checkpoints" / "pretrain") for folder in (tmp_path / "whole", workdir))
+    jax.tree.map(np.testing.assert_array_equal, cut, whole)
+    losses = [[row["loss"] for row in read_metrics(folder)] for folder in (tmp_path / "whole", workdir)]
+    assert losses[0][-1] == losses[1][-1]
+
+
+def write_folder(root: Path, *, annotated: bool) -> Path:
+    """Fifteen pictures of 80x100 pixels, with five landmarks each."""
+    rng = np.random.default_rng(0)
+    (root / "images").mkdir(parents=True)
+    rows = []
+    for number in range(15):
+        image = np.kron(rng.integers(0, 256, (10, 8, 3)), np.ones((10, 10, 1)))
+        Image.fromarray(image.astype(np.uint8)).save(root / "images" / f"{number:02}.png")
+        points = np.array([[30, 40], [50, 40], [40, 52], [33, 62], [47, 62]]) + rng.uniform(-4, 4, (5, 2))
+        split = ("train", "train", "test", "validation", "train")[number % 5]
+        rows.append([f"images/{number:02}.png", f"person {number}", split, *points.ravel()])
+    if annotated:
+        with (root / "landmarks.csv").open("w", newline="") as file:
+            columns = [f"{axis}{number}" for number in range(5) for axis in "xy"]
+            csv.writer(file).writerows([["file", "subject", "split", *columns], *rows])
+    return root
+
+
+@pytest.fixture
+def folder_config(experiment_config, tmp_path):
+    def change(*, annotated: bool, **fields):
+        root = write_folder(tmp_path / "people", annotated=annotated)
+        return experiment_config(
+            data__dataset="landmark_folder", data__root=str(root), data__data_dir=str(tmp_path / "data"), **fields
+        )
+
+    return change
+
+
+def test_a_folder_with_five_landmarks(run, folder_config, tmp_path):
+    workdir = tmp_path / "workdir"
+    config = folder_config(annotated=True, stages=("pretrain", "detect", "export"), detect__landmarks=(5, 68))
+    assert run(config, workdir) == 0
+    detect = json.loads((workdir / "results.json").read_text())["detect"]
+    assert list(detect) == ["5"]
+    assert (detect["5"]["images"], detect["5"]["annotated_images"]) == (3, 9)
+    assert detect["5"]["methods"].keys() == {"mean shape", "MAE only"}
+    assert list(scemae_jax.load(workdir / "export" / "scemae.msgpack").heads) == [5]
+
+
+def test_a_folder_without_annotations_trains_and_says_what_it_cannot_do(run, folder_config, tmp_path, capsys):
+    config = folder_config(annotated=False, stages=("pretrain", "refine", "export"))
+    assert run(config, tmp_path / "workdir") == 0
+    assert scemae_jax.load(tmp_path / "workdir" / "export" / "scemae.msgpack").refined
+    config.stages = configuration.STAGES
+    assert run(config, tmp_path / "workdir") == 0
+    results = json.loads((tmp_path / "workdir" / "results.json").read_text())
+    assert results["match"] == {"skipped": "0 annotated faces in split test, and two make a pair"}
+    assert "skipped" in results["detect"]
+    assert "match: skipped, 0 annotated faces" in capsys.readouterr().out
+
+
+def test_init_starts_from_an_exported_model(run, finished, experiment_config, tmp_path, capsys):
+    exported = finished.workdir / "export" / "scemae.msgpack"
+    encoder = scemae_jax.load(exported).params["encoder"]
+
+    def same(a, b):
+        return jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), a, b))
+
+    config = experiment_config(init=str(exported), seed=1)
+    params = stages.Experiment(config, tmp_path / "none").initial_params()
+    assert same(params["encoder"], encoder)
+    assert "decoder" in params  # the file has none: random
+    assert not same(stages.Experiment(experiment_config(seed=1), tmp_path).initial_params()["encoder"], encoder)
+
+    refined = experiment_config(init=str(exported), seed=1, stages=("refine", "export"))
+    assert run(refined, tmp_path / "workdir") == 0
+    result = scemae_jax.load(tmp_path / "workdir" / "export" / "scemae.msgpack")
+    assert same(result.params["encoder"], encoder)
+    assert not same(result.params["projector"], scemae_jax.load(exported).params["projector"])
+    assert result.provenance["init"] == str(exported)
+
+    assert run(experiment_config(init=str(exported), model__encoder="XS/8"), tmp_path / "other") == 1
+    assert "has encoder 'XXS/8', config.model.encoder is 'XS/8': make them agree" in capsys.readouterr().err
+
+
+def test_the_gpu_script_s_smoke_run_leaves_results_and_model(config_file, tmp_path):
+    data, out, work = write_folder(tmp_path / "people", annotated=True), tmp_path / "out", tmp_path / "work"
+    command = ["bash", ROOT / "launch" / "gpu_run.sh", "--smoke", "--data", data, "--out", out, "--work", work,
+               "--sizes", "small", "--config", config_file, "--", "--config.data.dataset=landmark_folder",
+               "--config.stages=('pretrain','report','export')"]  # fmt: skip
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    names = {"small.results.json", "small.metrics.jsonl", "small.report.html", "small.msgpack.00"}
+    assert {file.name for file in out.iterdir()} == names
+    model = (out / "small.msgpack.00").read_bytes()  # small enough for one part
+    (tmp_path / "joined.msgpack").write_bytes(model)
+    assert scemae_jax.load(tmp_path / "joined.msgpack").architecture.encoder == "XXS/8"
+    assert json.loads((out / "small.results.json").read_text())["pretrain"]["images_seen"] == 32
