@@ -13,88 +13,147 @@
 #   --work     workdirs and prepared data; the same folder again goes on where a run was cut off
 #   --smoke    a minute on a CPU instead: a few steps of everything, to see that it works
 # What stands after -- goes to every run: -- --config.data.synthetic_share=0
+#
+# Wheels to carry: those of requirements.txt that the machine lacks; where JAX and Flax are installed, these are
+# tensorflow-datasets, array_record, grain, ml-collections, clu, jaxtyping and what they need. Leave jax and jaxlib out:
+# a CPU jaxlib would hide the GPU one. Fetch them on a machine of the same Python and processor, in the pinned versions:
+#   pip download --no-deps --only-binary=:all: -d DIR --constraint requirements.txt PACKAGE ...
+#   pip wheel --no-deps -w DIR --constraint requirements.txt promise     (it comes as source only)
+# A size that ends early leaves the model of its newest checkpoint all the same. Exit status: 0 all done, 75 out of time
+# (the same command goes on), 143 stopped by a signal, otherwise an error.
 set -euo pipefail
-cd "$(dirname "$0")/.."
 
+tail_share=30 # percent of a size's time that stage 1 leaves to refine, match, detect, report and export
+home_share=10 # percent of it, the last, in which nothing trains: to bring home the model of a run that was stopped
 data='' out='' wheels='' minutes=55 sizes='t8 s8' config=configs/ytf68.py work=/tmp/scemae_gpu smoke=''
 while [ $# -gt 0 ]; do
   case $1 in
-    --data | --out | --wheels | --minutes | --sizes | --config | --work)
+    --data | --out | --wheels | --work | --minutes | --sizes | --config)
       [ $# -ge 2 ] || { echo "$1 needs a value" >&2; exit 2; }
-      declare "${1#--}=$2"
-      shift 2
-      ;;
+      declare "${1#--}=$2" && shift 2 ;;
     --smoke) smoke=yes && shift ;;
     --) shift && break ;;
     *) echo "not understood: $1 (the first lines of $0 say what is)" >&2; exit 2 ;;
   esac
 done
-[ -n "$data" ] && [ -n "$out" ] || { echo "--data and --out are needed (the first lines of $0 say more)" >&2; exit 2; }
+[ -n "$out" ] || { echo "--data and --out are needed (the first lines of $0 say more)" >&2; exit 2; }
 [ -d "$data" ] || { echo "--data $data is not a folder" >&2; exit 2; }
+[[ $minutes =~ ^[1-9][0-9]*$ ]] || { echo "--minutes $minutes is not a whole number above 0" >&2; exit 2; }
+data=$(realpath "$data") out=$(realpath -m "$out") work=$(realpath -m "$work")
+[ -z "$wheels" ] || wheels=$(realpath "$wheels")
 mkdir -p "$out" "$work"
-deadline=$(($(date +%s) + minutes * 60))
-
+cd "$(dirname "$0")/.."
 python=python3
 if [ -n "$wheels" ]; then
   "$python" -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target "$work/site" "$wheels"/*.whl
   export PYTHONPATH=$work/site${PYTHONPATH:+:$PYTHONPATH}
-elif [ -x .venv/bin/python ]; then
-  python=.venv/bin/python
-fi
+elif [ -x .venv/bin/python ]; then python=.venv/bin/python; fi
 export PYTHONUNBUFFERED=1
-"$python" -c 'import jax; print("devices:", jax.devices())'
+devices=$("$python" -c 'import jax; print(jax.default_backend(), jax.devices())')
+echo "devices: $devices"
+if [ -z "$smoke" ] && [[ $devices == cpu* ]]; then
+  echo "JAX finds no GPU (a CPU jaxlib among the wheels may hide the GPU one); to try the script on a CPU: --smoke" >&2
+  exit 1
+fi
 
-run() { # workdir, minutes, further arguments
-  local workdir=$1 limit=$2
-  shift 2
-  "$python" -m scemae_jax.main --config "$config:$size" --workdir "$workdir" --stop_after_minutes "$limit" \
-    --config.data.root="$data" --config.data.data_dir="$work/data" "$@"
-}
-
-# Steps of stage 1 that fit into so many seconds, from the last speed of a short run.
-steps_for() { # metrics.jsonl, seconds
-  "$python" - "$1" "$2" "$config" "$size" <<'PY'
-import json, runpy, sys
-path, seconds, config, size = sys.argv[1:]
-speed = [json.loads(line)["images_per_second"] for line in open(path)][-1]
-batch = runpy.run_path(config)["get_config"](size).pretrain.batch_size
-print(max(100, int(float(seconds) * speed / batch)))
-PY
-}
-
-collect() { # workdir
-  for file in results.json metrics.jsonl; do
-    [ ! -e "$1/$file" ] || cp "$1/$file" "$out/$size.$file"
+collect() { # what the current size has so far, to --out
+  local from
+  for from in "$workdir" "$workdir.home"; do
+    [ ! -e "$from/results.json" ] || cp "$from/results.json" "$out/$size.results.json"
+    [ ! -e "$from/metrics.jsonl" ] || cp "$from/metrics.jsonl" "$out/$size.metrics.jsonl"
+    [ ! -e "$from/report/index.html" ] || cp "$from/report/index.html" "$out/$size.report.html"
+    [ -e "$from/export/scemae.msgpack" ] || continue
+    rm -f "$out/$size.msgpack."*
+    split -b 15M -d "$from/export/scemae.msgpack" "$out/$size.msgpack."
   done
-  [ ! -e "$1/report/index.html" ] || cp "$1/report/index.html" "$out/$size.report.html"
-  [ ! -e "$1/export/scemae.msgpack" ] || split -b 15M -d "$1/export/scemae.msgpack" "$out/$size.msgpack."
 }
 
-status=0
-left_sizes=$(wc -w <<<"$sizes")
+train() { # workdir, seconds, further arguments; returns the exit status of the run
+  local folder=$1 seconds=$(($2 > 0 ? $2 : 0)) ended=0 limit
+  limit=$(printf '%d.%02d' $((seconds / 60)) $((seconds % 60 * 100 / 60))) && shift 2
+  "$python" -m scemae_jax.main --config "$config:$size" --workdir "$folder" --stop_after_minutes "$limit" \
+    --config.data.root="$data" --config.data.data_dir="$work/data" "$@" &
+  training=$!
+  while kill -0 "$training" 2>/dev/null; do # not `wait` alone: results are to be seen while it runs
+    sleep 2
+    collect
+  done
+  wait "$training" || ended=$?
+  training='' && collect
+  return "$ended"
+}
+
+has_checkpoint() { compgen -G "$workdir/checkpoints/*/[0-9]*" >/dev/null; }
+
+# Writes how many steps of stage 1 fit into the size's time, from the speed of a short run, to SIZE.steps.
+plan_steps() { # seconds for the short run, further arguments
+  local seconds=$1 speed=$work/$size.speed steps && shift
+  rm -rf "$speed" "$workdir" "$work/$size.steps" # no checkpoint is there, but perhaps the config of another plan
+  train "$speed" "$seconds" "$@" --dry_run || [ $? -eq 75 ] || return 1 # prepares the data, so that it is not timed
+  train "$speed" "$seconds" "$@" --config.stages="('pretrain',)" --config.pretrain.steps=300 \
+    --config.pretrain.log_every=100 || [ $? -eq 75 ] || return 1 # out of time: its speed is known all the same
+  steps=$("$python" - "$speed" $((size_ends - SECONDS - share * tail_share / 100)) <<'PY'
+import json, pathlib, sys
+workdir, seconds = pathlib.Path(sys.argv[1]), float(sys.argv[2])
+speed = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])["images_per_second"]
+print(max(100, int(seconds * speed / json.loads((workdir / "config.json").read_text())["pretrain"]["batch_size"])))
+PY
+  ) || return 1
+  echo "$plan" >"$work/$size.plan"
+  echo "$steps" >"$work/$size.steps.partial" && mv "$work/$size.steps.partial" "$work/$size.steps"
+}
+
+# Measures and exports the newest checkpoint, in a workdir beside the run's, which can go on as if nothing had been.
+bring_home() { # further arguments
+  local home=$workdir.home && mkdir "$home"
+  ln -s "$workdir/checkpoints" "$workdir/detectors" "$home"
+  cp "$workdir/config.json" "$home"
+  [ ! -e "$workdir/results.json" ] || cp "$workdir/results.json" "$home"
+  train "$home" $((size_ends - SECONDS)) "$@" --config.stages="('match','export')" ||
+    train "$home" $((size_ends - SECONDS)) "$@" --config.stages="('export',)" # without annotated faces, say
+}
+
+failed() { # exit status, what happened; an error counts more than a lack of time
+  echo "$size: $2 (status $1)" >&2
+  [ "$status" -ne 0 ] && [ "$status" -ne 75 ] || status=$1
+}
+
+# shellcheck disable=SC2317 # a trap calls it
+stop() {
+  trap '' TERM INT HUP
+  [ -z "$training" ] || { kill "$training"; wait "$training"; } 2>/dev/null || true
+  [ -z "$workdir" ] || collect
+  exit 143
+}
+
+status=0 training='' workdir='' left_sizes=$(wc -w <<<"$sizes")
+trap stop TERM INT HUP
 for size in $sizes; do
-  share=$(((deadline - $(date +%s)) / left_sizes))
-  left_sizes=$((left_sizes - 1))
+  share=$(((minutes * 60 - SECONDS) / left_sizes))
+  size_ends=$((SECONDS + share)) left_sizes=$((left_sizes - 1))
+  [ -n "$smoke" ] || [ "$share" -gt 0 ] || { failed 75 'no time is left for it'; continue; }
+  workdir=$work/${smoke:+smoke-}$size
+  rm -rf "$workdir.home"
   if [ -n "$smoke" ]; then
+    rm -rf "$workdir"
     fixed=(--config.pretrain.steps=4 --config.pretrain.batch_size=8 --config.pretrain.log_every=2
       --config.refine.steps=3 --config.refine.batch_size=8 --config.match.max_pairs=2 --config.detect.steps=3
       --config.detect.heatmaps=2 --config.detect.stride=8 --config.report.examples=2 --config.data.variant=tiny)
   else
-    if [ ! -e "$work/$size.steps" ]; then
-      run "$work/$size.speed" 5 --config.stages="('pretrain',)" --config.pretrain.steps=300 \
-        --config.pretrain.log_every=100 "$@"
-      steps_for "$work/$size.speed/metrics.jsonl" $((share * 7 / 10)) >"$work/$size.steps"
+    plan="$minutes $sizes $config $data $*"
+    if ! has_checkpoint && { [ ! -e "$work/$size.steps" ] || [ "$(cat "$work/$size.plan")" != "$plan" ]; }; then
+      plan_steps $((share < 1500 ? share / 5 : 300)) "$@" || { failed 1 'its speed could not be measured'; continue; }
     fi
     fixed=(--config.pretrain.steps="$(cat "$work/$size.steps")")
   fi
-  echo "== $size: $((share / 60)) minutes, ${fixed[0]}"
-  run "$work/$size" $((share / 60)) "${fixed[@]}" "$@" &
-  training=$!
-  while kill -0 "$training" 2>/dev/null; do
-    sleep 5
-    collect "$work/$size"
-  done
-  wait "$training" || status=$?
-  collect "$work/$size"
+  echo "== $size: $(((size_ends - SECONDS) / 60)) minutes, ${fixed[0]}"
+  ended=0
+  train "$workdir" $((size_ends - SECONDS - share * home_share / 100)) "${fixed[@]}" "$@" || ended=$?
+  if [ "$ended" -ne 0 ]; then
+    failed "$ended" 'ended before its last stage'
+    if has_checkpoint && [ ! -e "$workdir/export" ]; then
+      bring_home "${fixed[@]}" "$@" || failed "$?" 'its model could not be exported'
+    fi
+  fi
 done
 exit "$status"
