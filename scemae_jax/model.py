@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Num
 
 from scemae_jax.data.augment import AnyArray, centre_crop
+from scemae_jax.data.images import BACKGROUND, Placement
 from scemae_jax.models import carb, heads, mae, vit
 from scemae_jax.ops.cover_and_stride import cover_and_stride
 from scemae_jax.ops.density_peaks import Density
@@ -157,7 +158,7 @@ class Model:
         """Features of the centre 96x96 of 136x136 images, one for every `stride` pixels, by cover-and-stride.
 
         Args:
-          images: uint8, or floats in [0, 1]; other sizes are resized to 136x136.
+          images: uint8, or floats in [0, 1]; those of another size are brought to 136x136 as `as_square_images` does.
           stride: a divisor of the patch size.
           which: "backbone" (after the last norm), "projected", or "both" concatenated in that order.
 
@@ -169,14 +170,14 @@ class Model:
             raise ValueError(f"which is {which!r}: choose 'backbone', 'projected' or 'both'")
         if which != "backbone" and not self.refined:
             raise ValueError(f"which={which!r} needs a projector, and this model has none (stage 2 did not run)")
-        images = as_square_images(images)
+        placement(images)  # raises for images of another form before any are computed
         if not len(images):
             side, v = WINDOW // stride, self.architecture.variant
             width = {"backbone": v.width, "projected": self.architecture.projection}
             return jnp.zeros((0, side, side, width.get(which, sum(width.values()))))
         chunks = []
         for start in range(0, len(images), CHUNK):
-            chunk = images[start : start + CHUNK]
+            chunk = as_square_images(images[start : start + CHUNK])
             missing = CHUNK - len(chunk) if len(images) > CHUNK else 0
             padded = jnp.pad(chunk, ((0, missing), (0, 0), (0, 0), (0, 0)))
             chunks.append(self.dense_features(padded, stride, which)[: len(chunk)])
@@ -196,10 +197,10 @@ class Model:
     def detect(
         self, images: Num[Array | np.ndarray, "b h w 3"], num_landmarks: int | None = None
     ) -> Float[np.ndarray, "b l 2"]:
-        """Landmarks (x, y) in pixels of the images given.
+        """Landmarks (x, y) in pixels of the images given, (0, 0) the centre of the top left one.
 
         Args:
-          images: faces cut as the training ones; uint8, or floats in [0, 1].
+          images: faces cut as the training ones, of any size; uint8, or floats in [0, 1].
           num_landmarks: which detector, where the model has several.
 
         Raises:
@@ -212,36 +213,57 @@ class Model:
                 f"num_landmarks is {num_landmarks}: this model detects {sorted(self.heads) or 'no landmarks'}; "
                 "fit_detector adds a detector"
             )
+        placed = placement(images)
         head = self.heads[num_landmarks]
         network, points = head.build(), []
         for start in range(0, len(images), CHUNK):
             features = self.features(images[start : start + CHUNK], head.stride, head.which)
             points.append(np.asarray(_head_points(head.params, features, network=network)))
-        height, width = np.shape(images)[1:3]
         in_window = (np.concatenate([np.zeros((0, num_landmarks, 2), np.float32), *points]) + 1) / 2 * (WINDOW - 1)
-        in_square = in_window + (IMAGE_SIZE - WINDOW) // 2
-        return (in_square + 0.5) * np.array([width / IMAGE_SIZE, height / IMAGE_SIZE], np.float32) - 0.5
+        return placed.from_square(in_window + (IMAGE_SIZE - WINDOW) // 2)
+
+
+def placement(images: Num[Array | np.ndarray, "b h w 3"]) -> Placement:
+    """Where images of this size lie in the 136x136 square.
+
+    Raises:
+      ValueError: not a batch of RGB images, or not uint8 or floats.
+    """
+    shape, dtype = np.shape(images), np.asarray(images[:0]).dtype
+    if len(shape) != 4 or shape[-1] != 3 or 0 in shape[1:]:
+        raise ValueError(f"images have the shape {shape}: a batch of RGB images [B, height, width, 3] is needed")
+    if dtype != np.uint8 and not np.issubdtype(dtype, np.floating):
+        raise ValueError(f"images are of type {dtype}: uint8, or floats in [0, 1], are needed")
+    return Placement((shape[2], shape[1]))
+
+
+@functools.partial(jax.jit, static_argnames="placed")
+def _on_squares(images: Array, *, placed: Placement) -> Array:
+    largest = 255.0 if images.dtype == jnp.uint8 else 1.0
+    (width, height), (left, top) = placed.scaled, placed.offset
+    square = jnp.broadcast_to(jnp.array(BACKGROUND, jnp.float32) / 255, (IMAGE_SIZE, IMAGE_SIZE, 3))
+
+    def one(image: Array) -> Array:
+        small = jax.image.resize(image.astype(jnp.float32) / largest, (height, width, 3), "linear")
+        return square.at[top : top + height, left : left + width].set(jnp.clip(small, 0, 1))
+
+    return jax.lax.map(one, images)  # one at a time: as floats, many photographs would fill the memory
 
 
 def as_square_images(images: Num[Array | np.ndarray, "b h w 3"]) -> Num[Array, "b 136 136 3"]:
-    """Checks images and resizes them to 136x136 if they are of another size.
+    """Checks images, and brings those of another size to 136x136 as the data are: scaled to fit, padded with mid-grey.
+
+    Images of 136x136 stay as they are; others become floats in [0, 1].
 
     Raises:
       ValueError: not a batch of RGB images, not uint8 or floats, or floats outside [0, 1].
     """
-    shape, dtype = np.shape(images), np.asarray(images[:0]).dtype
-    if len(shape) != 4 or shape[-1] != 3:
-        raise ValueError(f"images have the shape {shape}: a batch of RGB images [B, height, width, 3] is needed")
-    if dtype != np.uint8 and not np.issubdtype(dtype, np.floating):
-        raise ValueError(f"images are of type {dtype}: uint8, or floats in [0, 1], are needed")
+    placed = placement(images)
     images = jnp.asarray(images)
-    if dtype != np.uint8 and not ((images >= -1e-3) & (images <= 1 + 1e-3)).all():
+    if images.dtype != np.uint8 and not ((images >= -1e-3) & (images <= 1 + 1e-3)).all():
         low, high = np.asarray(images).min(), np.asarray(images).max()  # on a CPU those of XLA pass over NaN
         raise ValueError(f"float images range from {low:.3g} to {high:.3g}: scale them to [0, 1], or pass uint8")
-    if shape[1:3] == (IMAGE_SIZE, IMAGE_SIZE):
-        return images
-    resized = jax.image.resize(images.astype(jnp.float32), (shape[0], IMAGE_SIZE, IMAGE_SIZE, 3), "linear")
-    return jnp.clip(resized / (255.0 if dtype == np.uint8 else 1.0), 0, 1)
+    return images if placed.size == (IMAGE_SIZE, IMAGE_SIZE) else _on_squares(images, placed=placed)
 
 
 def centre_window(images: Num[AnyArray, "b 136 136 3"]) -> Num[AnyArray, "b 96 96 3"]:

@@ -1,4 +1,5 @@
 import dataclasses
+import io
 
 import jax
 import numpy as np
@@ -6,6 +7,8 @@ import pytest
 from PIL import Image
 
 from scemae_jax import model as models
+from scemae_jax.data.images import prepare_face
+from scemae_jax.evaluation.detection import to_window
 from scemae_jax.model import Head, Model, as_square_images
 
 
@@ -64,16 +67,20 @@ def test_no_images_give_no_features(small_model, which, width):
     assert small_model.features(np.zeros((0, 136, 136, 3), np.uint8), 4, which).shape == (0, 24, 24, width)
 
 
-@pytest.mark.parametrize("shape", [(200, 272), (68, 100)])
-def test_other_sizes_are_resized(small_model, shape):
-    """As Pillow does it, aspect not kept."""
+@pytest.mark.parametrize(
+    ("shape", "rows", "columns"),  # by hand: 200 * 136 / 272 = 100, 41 * 136 / 100 = 55.76; the odd row goes below
+    [((200, 272), (18, 118), (0, 136)), ((100, 41), (0, 136), (40, 96)), ((300, 300), (0, 136), (0, 136))],
+)
+def test_other_sizes_are_scaled_and_padded(small_model, shape, rows, columns):
+    """The scaling is Pillow's, the padding mid-grey."""
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8)).resize(shape[::-1], Image.Resampling.BICUBIC)
     channels = [
-        Image.fromarray(channel).resize((136, 136), Image.Resampling.BILINEAR)
+        Image.fromarray(channel).resize((columns[1] - columns[0], rows[1] - rows[0]), Image.Resampling.BILINEAR)
         for channel in np.moveaxis(np.asarray(image, np.float32) / 255, -1, 0)
     ]
-    expected = np.stack([np.asarray(channel) for channel in channels], axis=-1)
+    expected = np.full((136, 136, 3), 128 / 255, np.float32)
+    expected[slice(*rows), slice(*columns)] = np.stack([np.asarray(channel) for channel in channels], axis=-1)
     square = as_square_images(np.asarray(image)[None])
     np.testing.assert_allclose(square[0], expected, atol=1e-4)
     np.testing.assert_allclose(
@@ -127,9 +134,25 @@ def constant_head(num_landmarks, point):
 def test_landmarks_come_in_pixels_of_the_images_given(backbone_only, images, point, pixel):
     model = backbone_only.with_head(constant_head(5, point))
     np.testing.assert_allclose(model.detect(images), np.tile(pixel, (3, 5, 1)), atol=1e-4)
-    wide = np.zeros((1, 136, 272, 3), np.uint8)
-    expected = [2 * pixel[0] + 0.5, pixel[1]]
+    wide = np.zeros((1, 136, 272, 3), np.uint8)  # halved, with 34 rows of padding above
+    expected = [2 * pixel[0] + 0.5, 2 * (pixel[1] - 34) + 0.5]
     np.testing.assert_allclose(model.detect(wide), np.tile(expected, (1, 5, 1)), atol=1e-4)
+
+
+def test_images_given_are_seen_as_prepared_ones(backbone_only):
+    """A detector that finds the landmark of a prepared file finds it in the pixels of that file."""
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (7, 9, 3), np.uint8)).resize((500, 333), Image.Resampling.BICUBIC)
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    jpeg, landmarks = prepare_face(file, np.array([[300.0, 120.0]]), name="face.png")
+    given = np.asarray(image)[None]
+    prepared = np.asarray(Image.open(io.BytesIO(jpeg))) / 255
+    inner = slice(24, 112), slice(2, 134)  # the JPEG blurs the borders of the padding
+    assert np.abs(as_square_images(given)[0][inner] - prepared[inner]).max() < 0.05
+    (point,) = to_window(landmarks[None])[0]
+    found = backbone_only.with_head(constant_head(1, point)).detect(given)
+    np.testing.assert_allclose(found, [[[300, 120]]], atol=1e-3)
 
 
 def test_detectors_by_name(backbone_only, images):

@@ -38,13 +38,13 @@ class Colour(Model):
         return as_square_images(images).astype(np.float32)[:, 20:116, 20:116]
 
 
-@pytest.mark.parametrize("scale", [1, 2])
-def test_points_are_given_and_found_in_pixels_of_the_images(small_model, scale):
+@pytest.mark.parametrize(("scale", "left"), [(1, 0), (2, 0), (1, 34)])
+def test_points_are_given_and_found_in_pixels_of_the_images(small_model, scale, left):
     rng = np.random.default_rng(0)
     scene = rng.integers(1, 256, (170, 170, 3)).astype(np.uint8)
     image, other = scene[10:146, 10:146], scene[14:150, 3:139]  # what is at (x, y) is at (x + 7, y - 4) in the other
-    points = np.array([[30, 30], [100, 110], [67, 45]])
-    big = [part.repeat(scale, axis=0).repeat(scale, axis=1) for part in (image, other)]
+    points = np.array([[45, 30], [90, 110], [67, 45]]) - [left, 0]
+    big = [part[:, left : 136 - left].repeat(scale, axis=0).repeat(scale, axis=1) for part in (image, other)]
     model = Colour(architecture=small_model.architecture, params=small_model.params)
     found = scemae_jax.match(model, big[0], (points + 0.5) * scale - 0.5, big[1])
     np.testing.assert_allclose(found, (points + [7, -4] + 0.5) * scale - 0.5, atol=1e-4)

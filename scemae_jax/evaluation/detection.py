@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Num
 
 from scemae_jax.config import Config, default
 from scemae_jax.data import augment, pipeline
-from scemae_jax.model import IMAGE_SIZE, WINDOW, Head, Model, as_square_images
+from scemae_jax.model import IMAGE_SIZE, WINDOW, Head, Model, as_square_images, placement
 from scemae_jax.training import loop, optimizer, sharding
 
 LOSS_SCALE = 10.0
@@ -153,8 +153,8 @@ def fit_detector(
 
     Args:
       model: from `scemae_jax.load`.
-      images: uint8, or floats in [0, 1].
-      landmarks: (x, y) in pixels of `images`.
+      images: faces cut as the training ones, of any size; uint8, or floats in [0, 1].
+      landmarks: (x, y) in pixels of `images`, (0, 0) the centre of the top left one.
       seed: of the head.
       **settings: fields of `config.detect` to change, such as epochs or kernel_size.
 
@@ -165,9 +165,7 @@ def fit_detector(
     if unknown := settings.keys() - fields.keys():
         raise AttributeError(f"no detector setting is called {sorted(unknown)}: there are {sorted(fields)}")
     fields.update(settings)
-    squares, scaled = as_square_images(images), np.asarray(landmarks, np.float32)
-    height, width = np.shape(images)[1:3]
-    scaled = (scaled + 0.5) * np.array([IMAGE_SIZE / width, IMAGE_SIZE / height], np.float32) - 0.5
+    squares, in_squares = as_square_images(images), placement(images).to_square(np.asarray(landmarks))
     with tempfile.TemporaryDirectory() as folder:
-        head = fit_head(model, squares, scaled, fields, seed=seed, workdir=Path(folder), name="detect")
+        head = fit_head(model, squares, in_squares, fields, seed=seed, workdir=Path(folder), name="detect")
     return model.with_head(head)

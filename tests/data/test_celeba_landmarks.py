@@ -96,7 +96,7 @@ def test_images_landmarks_subjects_and_splits(tree, tmp_path):
         error = example["image"] - resize(portrait(index)[30:208])
         assert np.abs(error).max() < 5  # two JPEG encodings; the red rows would be off by more than 100
         assert np.abs(error.mean((0, 1))).max() < 0.5
-    # One by hand: image 1 has its left eye at (70, 108): (70, 78) * 136 / 178.
+    # One by hand, with prior work's formula: image 1 has its left eye at (70, 108): (70, 78) * 136 / 178.
     first = next(e for e in examples["train"] if index_of(e) == 1)
     np.testing.assert_allclose(first["landmarks"][0], [53.483146, 59.595506], rtol=1e-6)
 

@@ -21,7 +21,7 @@ from scemae_jax.data.builders.landmark_folder.annotations import (
     number_subjects,
     read_folder,
 )
-from scemae_jax.data.images import BACKGROUND, SIZE, DatasetError, UnreadableImage, prepare_face
+from scemae_jax.data.images import BACKGROUND, SIZE, DatasetError, Placement, UnreadableImage, prepare_face
 
 YTF68 = Path(__file__).parents[3] / "shared" / "data" / "ytf68"
 NO_LANDMARKS = np.zeros((0, 2))
@@ -55,6 +55,20 @@ def prepare(content, landmarks=NO_LANDMARKS):
     return np.asarray(Image.open(io.BytesIO(jpeg))), moved
 
 
+def blob(size, mark, spread):
+    """An image that is bright around `mark`, where pixel (x, y) has its centre at (x, y)."""
+    y, x = np.mgrid[: size[1], : size[0]]
+    bright = 255 * np.exp(-((x - mark[0]) ** 2 + (y - mark[1]) ** 2) / (2 * spread**2))
+    return Image.fromarray(np.stack([bright] * 3, -1).astype(np.uint8))
+
+
+def centre_of_light(image):
+    """(x, y) of what is brighter than the mid-grey padding."""
+    weight = np.clip(image[..., 0].astype(float) - 160, 0, None)
+    rows, columns = np.mgrid[: len(image), : len(image)]
+    return np.array([(weight * columns).sum(), (weight * rows).sum()]) / weight.sum()
+
+
 def read_all(dataset):
     return {name: list(dataset.as_data_source(name)) for name in dataset.info.splits}
 
@@ -77,9 +91,7 @@ def read_all(dataset):
 def test_landmarks_stay_on_what_they_mark(size, exif_orientation, kind):
     width, height = size
     mark = np.array([0.7 * width, 0.3 * height])
-    y, x = np.mgrid[:height, :width] + 0.5
-    blob = 255 * np.exp(-(((x - mark[0]) ** 2 + (y - mark[1]) ** 2) / (2 * (max(size) / 40) ** 2)))
-    upright = Image.fromarray(np.stack([blob] * 3, -1).astype(np.uint8))
+    upright = blob(size, mark, max(size) / 40)
     # EXIF says how to turn the stored image upright: what is stored is turned the other way.
     undo = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE}
     stored = upright.transpose(undo[exif_orientation]) if exif_orientation in undo else upright
@@ -88,17 +100,23 @@ def test_landmarks_stay_on_what_they_mark(size, exif_orientation, kind):
     image, moved = prepare(encode(stored, kind, exif=exif, quality=95), [mark, [np.nan, np.nan]])
 
     assert image.shape == (SIZE, SIZE, 3)
-    weight = np.clip(image[..., 0].astype(float) - 160, 0, None)  # above the mid-grey padding
-    rows, columns = np.mgrid[:SIZE, :SIZE] + 0.5
-    found = [(weight * columns).sum() / weight.sum(), (weight * rows).sum() / weight.sum()]
-    np.testing.assert_allclose(moved[0], found, atol=0.6)
+    np.testing.assert_allclose(moved[0], centre_of_light(image), atol=0.1)
     assert np.isnan(moved[1]).all()
     assert moved.dtype == np.float32
 
 
+def test_a_mark_is_where_its_landmark_says_and_leads_back():
+    image, moved = prepare(encode(blob((1000, 1000), (700, 500), 20)), [[700, 500]])
+    found = centre_of_light(image)
+    np.testing.assert_allclose(moved, [[94.768, 67.568]], atol=1e-3)  # 700.5 * 0.136 - 0.5, 500.5 * 0.136 - 0.5
+    np.testing.assert_allclose(moved[0], found, atol=0.1)
+    np.testing.assert_allclose(Placement((1000, 1000)).from_square(found), [700, 500], atol=0.5)
+
+
 def test_padding_keeps_the_whole_image_centred():
-    image, moved = prepare(encode(plain((250, 250, 250), size=(272, 136))), [[0, 0], [272, 136]])
-    np.testing.assert_allclose(moved, [[0, 34], [136, 102]])
+    outermost = [[-0.5, -0.5], [271.5, 135.5]]  # the outer edges of the corner pixels
+    image, moved = prepare(encode(plain((250, 250, 250), size=(272, 136))), outermost)
+    np.testing.assert_allclose(moved, [[-0.5, 33.5], [135.5, 101.5]])
     assert (np.abs(image[:33].astype(int) - BACKGROUND) < 4).all()
     assert (np.abs(image[103:].astype(int) - BACKGROUND) < 4).all()
     assert (image[36:100] > 246).all()
@@ -180,7 +198,8 @@ def test_damaged_files_raise_nothing_but_dataset_errors(kind, data):
 def test_landmarks_may_lie_outside_but_not_far(landmark, is_allowed):
     content = encode(plain(size=(40, 40)))
     if is_allowed:
-        np.testing.assert_allclose(prepare(content, [landmark])[1], np.array([landmark]) * 3.4, rtol=1e-6)
+        expected = (np.array([landmark]) + 0.5) * 3.4 - 0.5
+        np.testing.assert_allclose(prepare(content, [landmark])[1], expected, rtol=1e-6)
     else:
         with pytest.raises(DatasetError, match=r"landmark 0 is at \(5, 81\).*40x40"):
             prepare(content, [landmark])
@@ -206,9 +225,9 @@ def test_table_scales_landmarks_and_numbers_subjects(tmp_path):
     examples = read_all(dataset)
     assert {name: len(found) for name, found in examples.items()} == {"train": 1, "test": 1, "unlabeled": 3}
     (train,), (test,) = examples["train"], examples["test"]
-    # 68x34 doubles to 136x68, with 34 rows of padding above.
-    np.testing.assert_allclose(train["landmarks"], [[20, 74], [np.nan, np.nan]])
-    np.testing.assert_allclose(test["landmarks"], [[3, 38], [6, 42]])
+    # 68x34 doubles to 136x68, with 34 rows of padding above: the centre of pixel 0 goes to 0.5, between 0 and 1.
+    np.testing.assert_allclose(train["landmarks"], [[20.5, 74.5], [np.nan, np.nan]])
+    np.testing.assert_allclose(test["landmarks"], [[3.5, 38.5], [6.5, 42.5]])
     assert (test["subject"], train["subject"]) == (0, 1)  # adam, zoe
     assert sorted(e["subject"] for e in examples["unlabeled"]) == [0, 1, 2]  # adam, zoe, and e.png's own
     assert all(np.isnan(e["landmarks"]).all() for e in examples["unlabeled"])

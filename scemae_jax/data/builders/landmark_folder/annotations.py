@@ -60,9 +60,9 @@ def read_folder(root: str | os.PathLike) -> Folder:
 
     `landmarks.csv` is UTF-8, separated by commas, with the columns `file, subject, split, x0, y0, x1, y1,
     ...` in any order; `subject` and `split` may be left out. `file` is relative to the folder, or to its
-    `images` sub-folder. Coordinates are pixels of the image as displayed, origin at the top left. A pair of
-    empty cells is a landmark that is not annotated; a row without any coordinates is an unlabelled image, as
-    is an image without a row.
+    `images` sub-folder. Coordinates are pixels of the image as displayed, (0, 0) the centre of the top left one.
+    A pair of empty cells is a landmark that is not annotated; a row without any coordinates is an unlabelled
+    image, as is an image without a row.
 
     Raises:
       DatasetError: the folder or a row of its `landmarks.csv` cannot be used; the message names it.
