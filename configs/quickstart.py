@@ -23,6 +23,7 @@ def get_config(start: str = "pretrained") -> ml_collections.ConfigDict:
     config.pretrain.steps = 700
     config.refine.batch_size = 64
     config.refine.steps = 50
+    config.refine.log_every = 5
     config.match.max_pairs = 60
     config.detect.landmarks = (5,)
     config.detect.heatmaps = 10

@@ -24,6 +24,7 @@ def get_config(size: str = "tiny") -> ml_collections.ConfigDict:
         config.pretrain.checkpoint_every = 500
         config.refine.batch_size = 64
         config.refine.steps = 100
+        config.refine.log_every = 10
         config.detect.heatmaps = 5
         config.detect.epochs = 20.0
     elif size in ("t8", "s8"):
@@ -36,7 +37,8 @@ def get_config(size: str = "tiny") -> ml_collections.ConfigDict:
         config.pretrain.batch_size = 1024
         config.pretrain.learning_rate = 1e-3
         config.pretrain.steps = 20_000
-        config.refine.steps = 1000
+        config.refine.steps = 100
+        config.refine.log_every = 100
         config.detect.stride = 4
         config.detect.heatmaps = 10
         config.export.dtype = "float16"
