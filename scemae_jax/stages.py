@@ -28,9 +28,8 @@ from scemae_jax.training import loop, pretrain, refine, sharding
 from scemae_jax.training.checkpoints import restore_params
 from scemae_jax.training.metrics import read_metrics
 
-POSITION_MEAN_IMAGES = 256
-"""Training images over which each position's mean feature is taken."""
-DIAGNOSTIC_IMAGES = 256
+SOME_IMAGES = 256
+"""Of each split, where a part of it is enough: the mean feature of each position, where attentive patches are."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +76,12 @@ class Experiment:
                 "%d of %d faces of %s lack landmarks: left out", len(faces) - len(annotated), len(faces), splits
             )
         return annotated
+
+    def some_unlabelled_faces(self) -> Faces:
+        """Some of the faces of stages 1 and 2, without landmarks."""
+        builder = sources.open_dataset(self.config.data)
+        faces = sources.read_faces(builder, self.config.data.unlabelled_splits, SOME_IMAGES)
+        return dataclasses.replace(faces, landmarks=faces.landmarks[:, :0])
 
     @functools.cached_property
     def initial(self) -> Model | None:
@@ -174,7 +179,7 @@ def _split_diagnostic(experiment: Experiment) -> dict[str, Any]:
     builder = sources.open_dataset(experiment.config.data)
     for split in ("validation", *experiment.config.data.train_splits):
         if split in builder.info.splits:
-            faces = sources.read_faces(builder, [split], DIAGNOSTIC_IMAGES).annotated()
+            faces = sources.read_faces(builder, [split], SOME_IMAGES).annotated()
             if len(faces):
                 return attentive_near_landmarks(experiment.mae(), faces) | {"split_diagnostic_on": split}
     return {}
@@ -207,8 +212,7 @@ def run_match(experiment: Experiment) -> dict[str, Any]:
         faces = dataclasses.replace(faces, landmarks=both)
     mae, model = experiment.mae(), experiment.model()
 
-    builder = sources.open_dataset(experiment.config.data)
-    some = sources.read_faces(builder, experiment.config.data.unlabelled_splits, POSITION_MEAN_IMAGES).images
+    some = experiment.some_unlabelled_faces().images
     features: dict[str, matching.FeatureFn | None] = {"own location": None}
     models: dict[str, tuple[Model, Which]] = {"MAE only": (mae, "backbone")}
     if settings.baselines:
@@ -292,9 +296,10 @@ def final_model(experiment: Experiment) -> Model:
 
 
 def run_report(experiment: Experiment) -> dict[str, Any]:
+    """The page of results and pictures; without annotated test faces it shows some that nobody annotated."""
     faces = experiment.faces(experiment.config.data.test_split)
     if not len(faces):
-        return {"skipped": f"no annotated face in split {experiment.config.data.test_split} to draw"}
+        faces = experiment.some_unlabelled_faces()
     model = final_model(experiment)
     results = {name: r for name, r in read_results(experiment.workdir).items() if not was_skipped(r)}
     path = build_report(

@@ -6,7 +6,7 @@ import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,8 @@ MASK_GREY = 0.5
 MAPPED_FACES = 5
 QUERY_NAMES = ("right eye", "left eye", "nose", "right mouth corner", "left mouth corner")
 """Of five landmarks: right and left are the person's own."""
+USUAL_PLACES = np.array([[33.0, 40.0], [62.0, 40.0], [47.5, 54.0], [37.0, 68.0], [58.0, 68.0]])
+"""(x, y) in the window, about where a face that fills it has those five; asked for where nothing is annotated."""
 DRAWN_QUERIES = 3
 """Landmarks whose similarity maps are shown."""
 
@@ -52,7 +54,7 @@ def build_report(
 
     Args:
       workdir: config.json is read from it, if it is there.
-      faces: annotated test faces, of which some are shown.
+      faces: test faces, of which some are shown; with all their landmarks, or with none (`[n, 0, 2]`).
       mae: the backbone after stage 1; with its decoder, reconstructions are shown.
       model: the same backbone with its projector, where stage 2 ran.
       detectors: by number of landmarks; give (x, y) in pixels of the 136x136 images.
@@ -76,8 +78,9 @@ def build_report(
     maps = feature_maps(mae, model, shown)
     pictures |= similarity_pictures(maps, shown)
     pictures |= match_pictures(maps, shown)
-    for count, detect in sorted(detectors.items()):
-        pictures |= detection_pictures(detect, count, shown)
+    if shown.landmarks.size:
+        for count, detect in sorted(detectors.items()):
+            pictures |= detection_pictures(detect, count, shown)
 
     folder = workdir / "report"
     folder.mkdir(parents=True, exist_ok=True)
@@ -224,18 +227,27 @@ def selection_pictures(model: Model, faces: Faces) -> dict[str, Picture]:
     return {"selection": Picture("Attentive patches and clusters", caption, drawn, alt)}
 
 
-def query_points(landmarks: Float[np.ndarray, "n l 2"]) -> Float[np.ndarray, "n q 2"]:
-    """At most five landmarks of each face: MAFL's five of 68, or some spread over another scheme."""
-    count = landmarks.shape[1]
+class Queries(NamedTuple):
+    """At most five points of each face to look for in the others; (x, y) in the window."""
+
+    names: tuple[str, ...]
+    points: Float[np.ndarray, "n q 2"]
+    truth: Float[np.ndarray, "n q 2"]
+    """Where they are in each face; NaN where that is not known."""
+
+
+def query_points(landmarks: Float[np.ndarray, "n l 2"]) -> Queries:
+    """MAFL's five of 68, some spread over another scheme, or without annotations the usual places of those five."""
+    number, count = landmarks.shape[:2]
+    if not count:
+        points = np.broadcast_to(USUAL_PLACES, (number, *USUAL_PLACES.shape))
+        return Queries(tuple(f"about a {name}" for name in QUERY_NAMES), points, np.full(points.shape, np.nan))
     if count in (5, 68):
-        return five_points(landmarks)
-    return landmarks[:, np.unique(np.linspace(0, count - 1, min(count, 5)).round().astype(int))]
-
-
-def query_names(landmarks: Float[np.ndarray, "n l 2"]) -> tuple[str, ...]:
-    if landmarks.shape[1] in (5, 68):
-        return QUERY_NAMES
-    return tuple(f"point {i + 1}" for i in range(query_points(landmarks).shape[1]))
+        points, names = five_points(landmarks), QUERY_NAMES
+    else:
+        points = landmarks[:, np.unique(np.linspace(0, count - 1, min(count, 5)).round().astype(int))]
+        names = tuple(f"point {i + 1}" for i in range(points.shape[1]))
+    return Queries(names, points - OFFSET, points - OFFSET)
 
 
 def feature_maps(mae: Model, model: Model, faces: Faces) -> dict[str, Float[Array, "n g g c"]]:
@@ -262,22 +274,22 @@ def cosine_maps(
 
 def similarity_pictures(maps: Mapping[str, Array], faces: Faces) -> dict[str, Picture]:
     faces = faces.take(np.arange(min(MAPPED_FACES, len(faces))))
-    truth, names = query_points(faces.landmarks) - OFFSET, query_names(faces.landmarks)
+    names, points, truth = query_points(faces.landmarks)
     picked = np.unique(np.linspace(0, len(names) - 1, DRAWN_QUERIES).round().astype(int))
-    queries = np.clip(np.round(truth[0, picked]), 0, WINDOW - 1).astype(np.int32)
+    queries = np.clip(np.round(points[0, picked]), 0, WINDOW - 1).astype(np.int32)
     similarity = {
         name: np.asarray(cosine_maps(features[0], features[: len(faces)], queries)) for name, features in maps.items()
     }
     rows = [
-        figures.SimilarityRow(f"{names[point]}\n{kind}", truth[0, point], truth[:, point], found[i])
+        figures.SimilarityRow(f"{names[point]}\n{kind}", points[0, point], truth[:, point], found[i])
         for i, point in enumerate(picked)
         for kind, found in similarity.items()
     ]
+    target = "the hollow circle; the cross marks the highest value" if faces.landmarks.size else "under the cross"
     caption = (
         "How alike the features everywhere are to those at the point marked on the left (cosine similarity, brighter "
-        "is more alike; each row has its own scale). Look for one bright spot at the same landmark of every face, the "
-        "hollow circle; the cross marks the highest value. Two bright eyes, or a bright area that stays at the "
-        "query's own place, are failures."
+        "is more alike; each row has its own scale). Look for one bright spot at the same landmark of every face, "
+        f"{target}. Two bright eyes, or a bright area that stays at the query's own place, are failures."
     )
     drawn = figures.png(figures.similarity_maps(windows(faces), rows))
     alt = "Cosine similarity of one landmark's feature to all places of several faces"
@@ -288,21 +300,27 @@ def match_pictures(maps: Mapping[str, Array], faces: Faces) -> dict[str, Picture
     pairs = np.arange(len(faces) // 2 * 2).reshape(-1, 2)
     if not len(pairs):
         return {}
-    images, points = windows(faces), query_points(faces.landmarks) - OFFSET
+    images, (_, points, truth) = windows(faces), query_points(faces.landmarks)
     a, b = pairs.T
     predict, found = jax.jit(jax.vmap(matching.predict_matches)), {}
     for name, features in maps.items():
         predicted = np.asarray(predict(features[a], features[b], jnp.asarray(points[a])))
-        errors = np.asarray(matching.matching_error(predicted, points[b])).mean(axis=1)
+        errors = np.asarray(matching.matching_error(predicted, truth[b])).mean(axis=1)
         found[name] = [
-            figures.Match(queries, found_at, truth, f"mean error {error:.1f}")
-            for queries, found_at, truth, error in zip(points[a], predicted, points[b], errors, strict=True)
+            figures.Match(queries, found_at, known, f"{name}: mean error {error:.1f}" if np.isfinite(error) else name)
+            for queries, found_at, known, error in zip(points[a], predicted, truth[b], errors, strict=True)
         ]
-    caption = (
-        "Each landmark of the left face is sought in the right one, another person's, by its feature alone. Look at "
-        "how near the filled dots come to the hollow circles, the truth, of their colour. "
-        f"Errors are in {matching.UNIT}, as in the table."
-    )
+    if faces.landmarks.size:
+        caption = (
+            "Each landmark of the left face is sought in the right one, another person's, by its feature alone. Look "
+            "at how near the filled dots come to the hollow circles, the truth, of their colour. "
+            f"Errors are in {matching.UNIT}, as in the table."
+        )
+    else:
+        caption = (
+            "Places of the left face are sought in the right one by their features alone. No face is annotated, so the "
+            "places are where eyes, nose and mouth usually are. Look at whether a line joins the same spot of two faces."
+        )
     drawn = figures.png(figures.matches(images[a], images[b], found))
     alt = "Pairs of faces with lines from landmarks of one to the matches found in the other"
     return {"matches": Picture("Landmarks matched across people", caption, drawn, alt)}

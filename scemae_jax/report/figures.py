@@ -203,7 +203,7 @@ def matches(
     figure = Figure(figsize=(WIDTH, cell_height * len(first)))
     figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.03)
     axes = figure.subplots(len(first), len(found), squeeze=False)
-    for column, (name, pairs) in zip(axes.T, found.items(), strict=True):
+    for column, pairs in zip(axes.T, found.values(), strict=True):
         for row, (cell, pair) in enumerate(zip(column, pairs, strict=True)):
             for image, left in ((first[row], 0), (second[row], width + gap)):
                 extent = (left - 0.5, left + width - 0.5, height - 0.5, -0.5)
@@ -218,7 +218,7 @@ def matches(
             _rings(cell, pair.truth + shift, colours, 9)
             _dots(cell, pair.queries, colours, 5.5)
             _dots(cell, pair.predicted + shift, colours, 5.5)
-            cell.set_title(f"{name}: {pair.label}", color=INK, fontsize=8, pad=3)
+            cell.set_title(pair.label, color=INK, fontsize=8, pad=3)
     return figure
 
 

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import jinja2
 
+from scemae_jax.report.table import matching_forms
+
 MISSING = "\N{EN DASH}"
 CASES = ("same", "different", "different, far")
 BASELINES = ("mean shape", "own location", "raw patches", "untrained", "MAE only")
@@ -165,20 +167,21 @@ def _headline(title: str, errors: dict[str, float], unit: str, digits: int) -> H
 
 
 def matching_tables(results: dict[str, Any]) -> list[Results]:
-    match = results.get("match")
-    if not match:
-        return []
+    return [_matching_table(form) for form in matching_forms(results.get("match", {}))]
+
+
+def _matching_table(match: dict[str, Any]) -> Results:
     rows = match["features"]
     cases = [case for case in CASES if any(case in row for row in rows.values())]
     columns = [_column(case, "", [row.get(case) for row in rows.values()]) for case in cases]
     remark = (
         f"Mean error in {match['unit']} ± deviation of the pairs' means; {count_of(match['pairs'], 'pair')} of images, "
-        f"{match['landmarks']} landmarks each, split {match['split']}, features every {match['stride']} pixels. "
+        f"split {match['split']}, features every {match['stride']} pixels. "
         "Same: two warped views of one image. Different: two people. Far: only landmarks that lie more than 8 units "
         "from where they are in the other face, so that copying the place does not help. "
         "Position-free: each place's mean feature is taken off first. Lower is better; the best is bold."
     )
-    return [Results("Landmark matching", remark, "Features", list(rows), columns)]
+    return Results(f"Landmark matching, {match['landmarks']} landmarks", remark, "Features", list(rows), columns)
 
 
 def detection_tables(results: dict[str, Any]) -> list[Results]:

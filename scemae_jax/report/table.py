@@ -11,7 +11,7 @@ from rich.table import Table
 def print_results(results: dict[str, Any]) -> None:
     """Prints matching and detection errors beside the baselines, as far as they were measured."""
     console = Console()
-    for form in _forms(results.get("match", {})):
+    for form in matching_forms(results.get("match", {})):
         title = f"Matching of {form['landmarks']} landmarks: error in {form['unit']}, {form['pairs']} pairs"
         table = Table("features", title=title)
         cases = ("same", "different", "different, far")
@@ -34,7 +34,7 @@ def print_results(results: dict[str, Any]) -> None:
             console.print(f"{stage}: {results[stage]['path']}")
 
 
-def _forms(match: dict[str, Any]) -> list[dict[str, Any]]:
+def matching_forms(match: dict[str, Any]) -> list[dict[str, Any]]:
     """The 5-point form, and that of all landmarks where there are more."""
     if "features" not in match:
         return []

@@ -1,6 +1,7 @@
 """The report, read back: the page by an HTML parser, the figures by their artists."""
 
 import base64
+import dataclasses
 import io
 import json
 from html.parser import HTMLParser
@@ -146,7 +147,7 @@ def test_headline_compares_the_method_with_the_baselines(tmp_path):
 @pytest.mark.parametrize("missing", [set(RESULTS), {"match"}, {"detect"}, {"pretrain", "match", "detect"}])
 def test_missing_stages_are_left_out(tmp_path, missing):
     page = report(tmp_path, results={name: value for name, value in RESULTS.items() if name not in missing})
-    assert ("Landmark matching" in page.headings) == ("match" not in missing)
+    assert any(heading.startswith("Landmark matching") for heading in page.headings) == ("match" not in missing)
     assert ("Landmark detection" in page.headings) == ("detect" not in missing)
     assert ("The run" in page.headings) == (missing != set(RESULTS))
     assert "nan" not in page.text.split()
@@ -367,7 +368,7 @@ def test_report_of_a_run(tmp_path, few_faces, small_architecture, small_model, r
     page = Page(path.read_text())
     assert page.title == "SCE-MAE XXS/8 on landmark_folder"
     assert page.headings == [
-        "Landmark matching",
+        "Landmark matching, 5 landmarks",
         "Landmark detection",
         "Training",
         "Reconstructions",
@@ -408,9 +409,42 @@ def test_report_of_a_backbone_alone(tmp_path, few_faces, small_architecture, sma
 
 def test_query_points_of_any_scheme():
     landmarks = np.arange(2 * 98 * 2, dtype=np.float32).reshape(2, 98, 2)
-    assert build.query_points(landmarks).shape == (2, 5, 2)
-    assert build.query_points(landmarks[:, :3]).tolist() == landmarks[:, :3].tolist()
-    assert len(build.query_names(landmarks[:, :3])) == 3
+    assert build.query_points(landmarks).points.shape == (2, 5, 2)
+    few = build.query_points(landmarks[:, :3])
+    assert few.points.tolist() == few.truth.tolist() == (landmarks[:, :3] - 20).tolist()
+    assert few.names == ("point 1", "point 2", "point 3")
+    none = build.query_points(landmarks[:, :0])
+    assert none.points.shape == none.truth.shape == (2, 5, 2)
+    assert np.isnan(none.truth).all()
+    assert ((none.points > 0) & (none.points < 96)).all()
+
+
+def test_report_of_faces_that_nobody_annotated(tmp_path, few_faces, small_architecture, small_model):
+    params = {"encoder": small_model.params["encoder"]}
+    path = build.build_report(
+        tmp_path,
+        faces=dataclasses.replace(few_faces, landmarks=few_faces.landmarks[:, :0]),
+        mae=Model(architecture=small_architecture, params=params),
+        model=small_model,
+        detectors={5: lambda images: pytest.fail("nothing to compare with")},
+        results={},
+        metrics=[],
+        examples=2,
+        seed=0,
+    )
+    page = Page(path.read_text())
+    assert page.headings == [
+        "Attentive patches and clusters", "Similarity to a point", "Landmarks matched across people",
+    ]  # fmt: skip
+    assert "nan" not in page.text
+
+
+def test_matching_of_all_landmarks_has_a_table_too(tmp_path):
+    match = RESULTS["match"]
+    more = {"landmarks": 68, "features": {name: row for name, row in match["features"].items() if name == "SCE-MAE"}}
+    page = report(tmp_path, results={"match": match | {"all_landmarks": more}})
+    assert page.headings[:2] == ["Landmark matching, 5 landmarks", "Landmark matching, 68 landmarks"]
+    assert [row[0] for row in page.tables[1][1:]] == ["SCE-MAE"]
 
 
 def test_patch_centres_agree_with_patchify():
