@@ -292,7 +292,8 @@ def test_a_folder_without_annotations_trains_and_says_what_it_cannot_do(run, fol
     assert "skipped" in results["detect"]
     assert "match: skipped, 0 annotated faces" in capsys.readouterr().out
     page = (tmp_path / "workdir" / "report" / "index.html").read_text()
-    assert "Similarity to a point" in page and "Landmarks matched across people" in page
+    assert "Similarity to a point" in page
+    assert "Landmarks matched across people" in page
 
 
 def test_init_starts_from_an_exported_model(run, finished, experiment_config, tmp_path, capsys):
