@@ -318,8 +318,8 @@ def match_pictures(maps: Mapping[str, Array], faces: Faces) -> dict[str, Picture
         )
     else:
         caption = (
-            "Places of the left face are sought in the right one by their features alone. No face is annotated, so they "
-            "are where eyes, nose and mouth usually are. Look at whether a line joins the same spot of two faces."
+            "Places of the left face are sought in the right one by their features alone. No face is annotated, so they"
+            " are where eyes, nose and mouth usually are. Look at whether a line joins the same spot of two faces."
         )
     drawn = figures.png(figures.matches(images[a], images[b], found))
     alt = "Pairs of faces with lines from landmarks of one to the matches found in the other"
