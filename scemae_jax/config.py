@@ -14,6 +14,7 @@ from scemae_jax.models import vit
 Config = Any
 """An `ml_collections.ConfigDict`, whose fields no type checker knows."""
 
+SPLITS = ("train", "validation", "test", "unlabeled")
 STAGES = ("pretrain", "refine", "match", "detect", "report", "export")
 
 NORMALISATION = {
@@ -164,6 +165,10 @@ def check(config: Config) -> None:
     for (section, name), known in choices.items():
         if config[section][name] not in known:
             raise ValueError(f"config.{section}.{name} is {config[section][name]!r}: choose one of {', '.join(known)}")
+    for name in ("unlabelled_splits", "train_splits", "test_split"):
+        value = config.data[name]
+        if unknown := [split for split in ((value,) if isinstance(value, str) else value) if split not in SPLITS]:
+            raise ValueError(f"config.data.{name} names {unknown}: choose from {', '.join(SPLITS)}")
     n = (WINDOW // patch_size) ** 2
     attentive = round(config.model.attentive_fraction * n)
     if not 0 < attentive < n or not 0 <= config.model.num_clusters <= n - attentive:

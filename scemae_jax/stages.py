@@ -49,6 +49,11 @@ class Experiment:
     def training_sources(self) -> tuple[list, list[float]]:
         return sources.training_sources(self.config.data)
 
+    @functools.cached_property
+    def data_version(self) -> str:
+        """Name and version of the prepared dataset; that of a folder changes with its files and annotations."""
+        return sources.open_dataset(self.config.data).info.full_name
+
     @property
     def num_images(self) -> int:
         return sum(len(source) for source in self.training_sources[0])
@@ -235,6 +240,7 @@ def run_match(experiment: Experiment) -> dict[str, Any]:
     return {
         "split": split,
         "pairs": len(pairs),
+        "pairs_of_one_person": int((faces.subjects[pairs[:, 0]] == faces.subjects[pairs[:, 1]]).sum()),
         "warp_seed": settings.warp_seed,
         "stride": settings.stride,
         "unit": matching.UNIT,
@@ -376,7 +382,8 @@ def claim_workdir(experiment: Experiment) -> None:
     """
     experiment.workdir.mkdir(parents=True, exist_ok=True)
     path, fields = experiment.workdir / "config.json", configuration.plain(experiment.config)
-    begun = (experiment.workdir / "checkpoints").exists() or (experiment.workdir / "results.json").exists()
+    finished = [stage for stage in configuration.STAGES if stage in read_results(experiment.workdir)]
+    begun = finished or (experiment.workdir / "checkpoints").exists()
     if path.exists() and begun:
         lines = configuration.differences(json.loads(path.read_text()), fields)
         if lines:
@@ -391,9 +398,11 @@ def run_all(experiment: Experiment) -> dict[str, Any]:
     """Runs the stages of the config that have not finished, in order, and returns all results.
 
     What had finished without a stage that now runs before it is outdated: evaluation, report and export run anew.
+    What had been skipped runs where the data have changed since: a folder may have been annotated.
 
     Raises:
-      ValueError: the workdir is of another config, or a stage that trains finished before one it builds on.
+      ValueError: the workdir is of another config, a stage that trains finished before one it builds on, or the data
+        changed in the middle of a training.
     """
     claim_workdir(experiment)
     config, results = experiment.config, read_results(experiment.workdir)
@@ -403,8 +412,12 @@ def run_all(experiment: Experiment) -> dict[str, Any]:
         "dataset": config.data.dataset,
         "encoder": config.model.encoder,
     }
+    data = results.setdefault("data", {})
+    for stage in config.stages:
+        if was_skipped(results.get(stage)) and data.get(stage) != experiment.data_version:
+            del results[stage]
     for stage in outdated(results, config.stages):
-        if stage in TRAINING:
+        if stage in TRAINING and not was_skipped(results[stage]):
             raise ValueError(
                 f"{experiment.workdir}: {stage} had finished, and now config.stages has a stage before it that had "
                 "not run, so its weights would belong to another network: use another --workdir"
@@ -412,8 +425,18 @@ def run_all(experiment: Experiment) -> dict[str, Any]:
         del results[stage]
     for stage in config.stages:
         if stage in results:
-            print(f"{stage}: finished before")
+            changed = data.get(stage, experiment.data_version) != experiment.data_version
+            print(f"{stage}: finished before" + (f", on {data[stage]}" if changed else ""))
             continue
+        if stage in TRAINING and any((experiment.workdir / "checkpoints").glob(f"{stage}*")):
+            begun_on = data.get(stage, experiment.data_version)
+            if begun_on != experiment.data_version:
+                raise ValueError(
+                    f"{experiment.workdir}: {stage} began on {begun_on}, and the data are {experiment.data_version} "
+                    "now: give it back those files, or use another --workdir"
+                )
+        data[stage] = experiment.data_version
+        write_json(experiment.workdir / "results.json", results)
         started = time.monotonic()
         results[stage] = RUN[stage](experiment)
         write_json(experiment.workdir / "results.json", results)

@@ -65,7 +65,7 @@ def test_configs_describe_networks_that_can_be_built(path):
     spec = importlib.util.spec_from_file_location(path.stem, path)
     spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
     config = module.get_config()
-    configuration.check_stages(config)
+    configuration.check(config)
     architecture = configuration.architecture(config)
     assert hash(architecture) == hash(configuration.architecture(config))
     patches = (96 // architecture.variant.patch_size) ** 2
@@ -105,6 +105,15 @@ def test_networks_that_cannot_be_built(fields, message):
 
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(build, np.zeros((1, 96, 96, 3), np.float32))
+
+
+def test_unknown_splits():
+    with pytest.raises(
+        ValueError, match=r"data\.test_split names \['tset'\]: choose from train, validation, test, unl"
+    ):
+        configuration.check(changed(data__test_split="tset"))
+    with pytest.raises(ValueError, match=r"config\.data\.train_splits names \['trial'\]"):
+        configuration.check(changed(data__train_splits=("train", "trial")))
 
 
 def test_normalisation():

@@ -233,7 +233,7 @@ def test_killed_and_stopped_and_started_again_a_run_ends_bit_identical(run, expe
     assert not (checkpoints / str(steps)).exists()
 
     assert run(config, workdir, stop_after=0.0) == main.STOPPED_EARLY == 75
-    assert not (workdir / "results.json").exists()
+    assert "pretrain" not in stages.read_results(workdir)
     assert run(config, workdir) == 0
     whole, cut = (restore_params(folder / "checkpoints" / "pretrain") for folder in (tmp_path / "whole", workdir))
     jax.tree.map(np.testing.assert_array_equal, cut, whole)
@@ -244,7 +244,7 @@ def test_killed_and_stopped_and_started_again_a_run_ends_bit_identical(run, expe
 def write_folder(root: Path, *, annotated: bool) -> Path:
     """Fifteen pictures of 80x100 pixels, with five landmarks each."""
     rng = np.random.default_rng(0)
-    (root / "images").mkdir(parents=True)
+    (root / "images").mkdir(parents=True, exist_ok=True)
     rows = []
     for number in range(15):
         image = np.kron(rng.integers(0, 256, (10, 8, 3)), np.ones((10, 10, 1)))
@@ -294,6 +294,25 @@ def test_a_folder_without_annotations_trains_and_says_what_it_cannot_do(run, fol
     page = (tmp_path / "workdir" / "report" / "index.html").read_text()
     assert "Similarity to a point" in page
     assert "Landmarks matched across people" in page
+
+    assert run(config, tmp_path / "workdir") == 0
+    assert "match: finished before" in capsys.readouterr().out
+    write_folder(Path(config.data.root), annotated=True)  # the same pictures, annotated since
+    assert run(config, tmp_path / "workdir") == 0
+    printed = capsys.readouterr().out
+    assert "pretrain: finished before, on landmark_folder/people-" in printed
+    results = json.loads((tmp_path / "workdir" / "results.json").read_text())
+    assert results["match"]["pairs"] == 1
+    assert results["detect"]["5"]["images"] == 3
+    assert list(scemae_jax.load(tmp_path / "workdir" / "export" / "scemae.msgpack").heads) == [5]
+
+
+def test_data_that_change_in_the_middle_of_a_training_are_refused(run, folder_config, tmp_path, capsys):
+    config = folder_config(annotated=False, stages=("pretrain",))
+    assert run(config, tmp_path / "workdir", stop_after=0.0) == main.STOPPED_EARLY
+    write_folder(Path(config.data.root), annotated=True)
+    assert run(config, tmp_path / "workdir") == 1
+    assert "pretrain began on landmark_folder/people-" in capsys.readouterr().err
 
 
 def test_init_starts_from_an_exported_model(run, finished, experiment_config, tmp_path, capsys):

@@ -130,7 +130,7 @@ def fit_head(
         constants={"features": features, "targets": jnp.asarray(targets, jnp.float32)},
         batches=batches,
         batch_size=batch_size,
-        optimizer=optimizer.adamw(settings, steps),
+        optimizer=optimizer.adam_l2(settings, steps),
         schedule=optimizer.learning_rate(settings, steps),
         steps=steps,
         log_every=settings.log_every,

@@ -64,7 +64,8 @@ def approximate(selected: SelectedTokens) -> Float[Array, "b n d"]:
 class Projector(nn.Module):
     """Phi: the only trained part of stage 2.
 
-    With `hidden` a LayerNorm, a hidden layer as wide as the tokens, GELU and a linear layer; without, linear alone.
+    With `hidden` a LayerNorm, a hidden layer as wide as the tokens, GELU and a linear layer. Without, a linear layer
+    alone, orthogonal at first: it starts from the tokens' own likeness to each other, as far as `features` can hold it.
     """
 
     features: int
@@ -74,10 +75,12 @@ class Projector(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Float[Array, "*b d"]) -> Float[Array, "*b features"]:
+        kernel_init = vit.xavier_uniform if self.hidden else nn.initializers.orthogonal()
         if self.hidden:
             tokens = vit.layer_norm("norm", self.dtype)(tokens)
             tokens = nn.gelu(vit.dense(tokens.shape[-1], "hidden", self.dtype)(tokens), approximate=False)
-        projected = vit.dense(self.features, "out", self.dtype)(tokens).astype(jnp.float32)
+        out = nn.Dense(self.features, kernel_init=kernel_init, dtype=self.dtype, name="out")
+        projected = out(tokens).astype(jnp.float32)
         if not self.normalise:
             return projected
         return projected * jax.lax.rsqrt((projected**2).sum(axis=-1, keepdims=True) + 1e-12)

@@ -174,11 +174,14 @@ def _matching_table(match: dict[str, Any]) -> Results:
     rows = match["features"]
     cases = [case for case in CASES if any(case in row for row in rows.values())]
     columns = [_column(case, "", [row.get(case) for row in rows.values()]) for case in cases]
+    count = match.get("pairs_of_one_person", 0)
+    of_one_person = f" of two people, but for {count_of(count, 'pair')}" if count else " of two people"
     remark = (
         f"Mean error in {match['unit']} ± deviation of the pairs' means; {count_of(match['pairs'], 'pair')} of images, "
         f"split {match['split']}, features every {match['stride']} pixels. "
-        "Same: two warped views of one image. Different: two people. Far: only landmarks that lie more than 8 units "
-        "from where they are in the other face, so that copying the place does not help. "
+        f"Same: two warped views of one image. Different: two images{of_one_person}. "
+        "Far: only landmarks that lie more than 8 units from where they are in the other face, so that copying the "
+        "place does not help. "
         "Position-free: each place's mean feature is taken off first. Lower is better; the best is bold."
     )
     return Results(f"Landmark matching, {match['landmarks']} landmarks", remark, "Features", list(rows), columns)

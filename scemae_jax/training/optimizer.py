@@ -1,4 +1,4 @@
-"""AdamW as MAE trains with it: warm-up, cosine decay, no weight decay on biases and norms, gradient clipping."""
+"""Optimisers with warm-up, cosine decay and gradient clipping: AdamW as MAE has it, Adam as landmark heads have it."""
 
 from __future__ import annotations
 
@@ -22,6 +22,22 @@ def learning_rate(config: Config, steps: int) -> optax.Schedule:
 
 
 def adamw(config: Config, steps: int) -> optax.GradientTransformation:
-    """The optimiser a stage's config describes: fields learning_rate, warmup, betas, weight_decay, clip (0: none)."""
-    optimizer = optax.adamw(learning_rate(config, steps), *config.betas, weight_decay=config.weight_decay, mask=decays)
+    """Of the stage's fields learning_rate, warmup, betas, weight_decay (not on biases and norms) and clip (0: none)."""
+    return _clipped(
+        config,
+        optax.adamw(learning_rate(config, steps), *config.betas, weight_decay=config.weight_decay, mask=decays),
+    )
+
+
+def adam_l2(config: Config, steps: int) -> optax.GradientTransformation:
+    """Adam with an L2 penalty on all weights, as PyTorch's Adam has it; of the same fields."""
+    return _clipped(
+        config,
+        optax.chain(
+            optax.add_decayed_weights(config.weight_decay), optax.adam(learning_rate(config, steps), *config.betas)
+        ),
+    )
+
+
+def _clipped(config: Config, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(config.clip), optimizer) if config.clip else optimizer

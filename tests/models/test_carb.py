@@ -129,6 +129,14 @@ def test_linear_projector():
     np.testing.assert_allclose(unit, expected / np.linalg.norm(expected, axis=1, keepdims=True), rtol=1e-4)
 
 
+def test_linear_projector_starts_from_the_tokens_own_likeness():
+    tokens = np.random.default_rng(0).normal(size=(5, 7)).astype(np.float32)
+    projector = carb.Projector(7, hidden=False)
+    projected = projector.apply(projector.init(jax.random.key(0), tokens), tokens)
+    unit = tokens / np.linalg.norm(tokens, axis=1, keepdims=True)
+    np.testing.assert_allclose(projected @ projected.T, unit @ unit.T, atol=1e-5)
+
+
 def test_a_zero_feature_has_a_finite_gradient():
     def loss(kernel):
         params = {"out": {"kernel": kernel, "bias": jnp.zeros(3)}}

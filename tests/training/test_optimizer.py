@@ -62,6 +62,25 @@ def test_adamw_equals_pytorch():
         np.testing.assert_allclose(ours[a][b], weight.detach().numpy(), atol=1e-5, err_msg=f"{a}/{b}")
 
 
+def test_adam_l2_equals_pytorch():
+    ours = parameters()
+    theirs = {(a, b): torch.nn.Parameter(torch.tensor(v)) for a, part in ours.items() for b, v in part.items()}
+    reference = torch.optim.Adam(theirs.values(), betas=(0.5, 0.999), eps=1e-8, weight_decay=0.05)
+    transformation = optimizer.adam_l2(config(betas=(0.5, 0.999)), STEPS)
+    state = transformation.init(ours)
+    rng = np.random.default_rng(2)
+    for step in range(10):
+        gradients = {a: {b: rng.normal(size=v.shape).astype(np.float32) for b, v in p.items()} for a, p in ours.items()}
+        updates, state = transformation.update(gradients, state, ours)
+        ours = optax.apply_updates(ours, updates)
+        reference.param_groups[0]["lr"] = learning_rate(step)
+        for (a, b), weight in theirs.items():
+            weight.grad = torch.tensor(gradients[a][b])
+        reference.step()
+    for (a, b), weight in theirs.items():
+        np.testing.assert_allclose(ours[a][b], weight.detach().numpy(), atol=1e-5, err_msg=f"{a}/{b}")
+
+
 def test_what_decays():
     expected = {
         "block": {"kernel": True, "bias": False},

@@ -15,11 +15,10 @@ from scemae_jax.data.images import SIZE, DatasetError, in_threads, prepare_face
 class CelebaLandmarks(tfds.core.GeneratorBasedBuilder):
     """CelebA at 136x136: rows 30 to 208 of the aligned images, as prior work cuts them.
 
-    Features: `image` uint8 [136, 136, 3]; `landmarks` float32 [5, 2], (x, y) in pixels of that image (left
-      and right
-    eye in the picture, nose, left and right corner of the mouth); `subject` int64
-    (`annotations.read_splits`). Splits: the official train and validation parts without MAFL's images, and
-    the whole official test part (MAFL's images of it included). Splits that would be empty are absent.
+    Features: `image` uint8 [136, 136, 3]; `landmarks` float32 [5, 2], (x, y) in pixels of that image (left and right
+    eye in the picture, nose, left and right corner of the mouth); `subject` int64 (`annotations.read_splits`).
+    Splits: the official train and validation parts without MAFL's images, and the whole official test part (MAFL's
+    images of it included). Splits that would be empty are absent.
 
     The official files are complete and sound, so that an image that cannot be read is an error and not
     skipped.

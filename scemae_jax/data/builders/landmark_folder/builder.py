@@ -48,8 +48,7 @@ def folder_config(root: str | os.PathLike) -> FolderConfig:
 class LandmarkFolder(tfds.core.GeneratorBasedBuilder):
     """Faces of one folder at 136x136, as `LandmarkFolder(config=folder_config(root), data_dir=...)`.
 
-    Features: `image` uint8 [136, 136, 3]; `landmarks` float32 [L, 2], (x, y) in pixels of that image, NaN
-      where not
+    Features: `image` uint8 [136, 136, 3]; `landmarks` float32 [L, 2], (x, y) in pixels of that image, NaN where not
     annotated (L = 0 without a `landmarks.csv`); `subject` int64, where an image whose subject is not known
     counts as a person of its own. Splits that would be empty are absent. `info.metadata` holds the
     `fingerprint`, the names of the `subjects` by number, `num_landmarks`, `num_images` found and the list of

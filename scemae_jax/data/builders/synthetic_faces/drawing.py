@@ -33,8 +33,7 @@ class SyntheticFace:
       image: RGB.
       landmarks: x, y in pixels, in the usual order (jaw 0-16 from the image's left, brows 17-26, nose 27-35,
         eyes 36-47, mouth 48-67).
-      visible: false where a landmark is hidden by the head itself, hair, an occluder, or lies outside the
-      frame.
+      visible: false where a landmark is hidden by the head itself, hair, an occluder, or lies outside the frame.
       parts: index into `PARTS`, of what is under the occluder.
       occluder: 0, or an index into `OCCLUDERS`. Elsewhere the image equals the image without an occluder.
       subject: number of the person.
