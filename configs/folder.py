@@ -3,13 +3,13 @@
   python -m scemae_jax.main --config configs/folder.py --config.data.root=FOLDER --workdir runs/mine
 
 DeiT-S for a GPU: 400 passes over 50,000 faces, 20 million images seen. On a CPU `configs/folder.py:small` takes a small
-network that starts from the one in the package, and sees 200,000 images. Where too few faces are annotated, matching and
-detection are skipped, and say so; annotate some, and the same command runs these stages.
+network that starts from the one in the package, and sees 200,000 images. Where too few faces are annotated, matching
+and detection are skipped, and say so; annotate some, and the same command runs these stages.
 """
 
 import ml_collections
 
-from scemae_jax.config import default
+from scemae_jax.config import default, small_network
 
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:
@@ -21,13 +21,7 @@ def get_config(size: str = "full") -> ml_collections.ConfigDict:
     config.data.unlabelled_splits = ("train", "validation", "unlabeled")
     if size == "small":
         config.init = "xs8_ytf68"
-        config.model.encoder = "XS/8"
-        config.model.decoder_width, config.model.decoder_depth, config.model.decoder_heads = 64, 2, 2
-        config.pretrain.batch_size = 64
+        small_network(config)
         config.pretrain.steps = 3000
         config.pretrain.learning_rate = 5e-4
-        config.refine.batch_size = 64
-        config.refine.steps = 50
-        config.detect.heatmaps = 10
-        config.detect.epochs = 50.0
     return config

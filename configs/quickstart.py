@@ -8,7 +8,7 @@ scemae_jax/pretrained): from random weights so short a run learns little but whe
 
 import ml_collections
 
-from scemae_jax.config import default
+from scemae_jax.config import default, small_network
 
 
 def get_config(start: str = "pretrained") -> ml_collections.ConfigDict:
@@ -16,16 +16,10 @@ def get_config(start: str = "pretrained") -> ml_collections.ConfigDict:
         raise ValueError(f"unknown start {start!r}: choose pretrained or scratch")
     config = default()
     config.init = "xs8_ytf68" if start == "pretrained" else ""
-    config.model.encoder = "XS/8"
-    config.model.decoder_width, config.model.decoder_depth, config.model.decoder_heads = 64, 2, 2
-    config.pretrain.batch_size = 64
-    config.pretrain.learning_rate = 1e-3
-    config.pretrain.steps = 700
-    config.refine.batch_size = 64
-    config.refine.steps = 50
-    config.refine.log_every = 5
+    small_network(config)
+    config.pretrain.steps = 1000
     config.match.max_pairs = 60
     config.detect.landmarks = (5,)
-    config.detect.heatmaps = 10
-    config.detect.epochs = 20.0
+    config.detect.mirror = True
+    config.detect.epochs = 12.0
     return config

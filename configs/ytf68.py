@@ -7,7 +7,7 @@
 
 import ml_collections
 
-from scemae_jax.config import default
+from scemae_jax.config import default, small_network
 
 
 def get_config(size: str = "tiny") -> ml_collections.ConfigDict:
@@ -16,17 +16,11 @@ def get_config(size: str = "tiny") -> ml_collections.ConfigDict:
     config.data.root = "../shared/data/ytf68"
     config.data.train_splits = ("train", "validation")
     if size == "tiny":
-        config.model.encoder = "XS/8"
-        config.model.decoder_width, config.model.decoder_depth, config.model.decoder_heads = 64, 2, 2
-        config.pretrain.batch_size = 64
-        config.pretrain.learning_rate = 1e-3
+        small_network(config)
         config.pretrain.steps = 6000
         config.pretrain.checkpoint_every = 500
-        config.refine.batch_size = 64
-        config.refine.steps = 100
-        config.refine.log_every = 10
-        config.detect.heatmaps = 5
-        config.detect.epochs = 20.0
+        config.detect.mirror = True
+        config.detect.epochs = 12.0
     elif size in ("t8", "s8"):
         config.model.encoder = {"t8": "T/8", "s8": "S/8"}[size]
         config.dtype = "bfloat16"

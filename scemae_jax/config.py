@@ -80,7 +80,7 @@ def default() -> Config:
     detect.which = "both"
     detect.heatmaps = 50
     detect.kernel_size = 3
-    detect.gain = 50.0
+    detect.gain = 2.0  # of the heatmaps' softmax; prior work has 50 or 100, which saturates on these features
     detect.mirror = False  # learn from mirrored images too (5 or 68 landmarks)
     detect.epochs = 200.0
     detect.steps = 0
@@ -101,6 +101,23 @@ def default() -> Config:
     export.decoder = False  # keep the MAE decoder, for a model that stage 1 is to start from
     export.stride = 8  # of the features that the StableHLO file gives
     return config
+
+
+def small_network(config: Config) -> None:
+    """Makes it the small network for CPUs, with what did best for it on a validation part (docs/results.md)."""
+    config.model.encoder = "XS/8"
+    config.model.decoder_width, config.model.decoder_depth, config.model.decoder_heads = 64, 2, 2
+    config.model.projector_hidden = False
+    config.model.projection = 96
+    config.pretrain.batch_size = 64
+    config.pretrain.learning_rate = 1e-3
+    config.refine.batch_size = 64
+    config.refine.steps = 100
+    config.refine.log_every = 10
+    config.refine.temperature = 0.2
+    config.detect.heatmaps = 5
+    config.detect.learning_rate = 3e-3
+    config.detect.epochs = 24.0
 
 
 def _training(*, batch_size: int, learning_rate: float, betas: tuple[float, float], warmup: float) -> Config:
