@@ -3,7 +3,7 @@
   python -m scemae_jax.main --config configs/celeba.py:s8 --workdir runs/celeba_s8 --config.data.root=FOLDER
 
 FOLDER holds CelebA's official files (Img, Anno, Eval and MAFL's two lists). `t8`, `s8` and `b8` are DeiT-T, -S and -B:
-65 million images seen each, for a GPU or a TPU. Not run yet.
+65 million images seen or somewhat fewer, for a GPU or a TPU. Not run yet.
 """
 
 import ml_collections

@@ -19,6 +19,7 @@ def get_config(size: str = "full") -> ml_collections.ConfigDict:
     config.data.dataset = "landmark_folder"
     config.data.train_splits = ("train", "validation")
     config.data.unlabelled_splits = ("train", "validation", "unlabeled")
+    config.detect.mirror = True
     if size == "small":
         config.init = "xs8_ytf68"
         small_network(config)

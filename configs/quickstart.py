@@ -18,6 +18,9 @@ def get_config(start: str = "pretrained") -> ml_collections.ConfigDict:
     config.init = "xs8_ytf68" if start == "pretrained" else ""
     small_network(config)
     config.pretrain.steps = 1000
+    config.refine.temperature = 0.3
+    config.refine.steps = 50
+    config.refine.log_every = 5
     config.match.max_pairs = 60
     config.detect.landmarks = (5,)
     config.detect.mirror = True

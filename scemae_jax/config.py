@@ -81,8 +81,9 @@ def default() -> Config:
     detect.heatmaps = 50
     detect.kernel_size = 3
     detect.gain = 2.0  # of the heatmaps' softmax; prior work has 50 or 100, which saturates on these features
-    detect.mirror = False  # learn from mirrored images too (5 or 68 landmarks)
+    detect.mirror = False  # learn from mirrored images too, where 5 (eyes, nose, mouth corners) or 68 are annotated
     detect.epochs = 200.0
+    detect.least_steps = 400  # however few images there are
     detect.steps = 0
     detect.batch_size = 32
     detect.learning_rate = 1e-3

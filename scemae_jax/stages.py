@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import shutil
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -12,12 +13,13 @@ from typing import Any
 
 import jax
 import numpy as np
+import tensorflow_datasets as tfds
 from absl import logging
 
 from scemae_jax import config as configuration
 from scemae_jax.config import Config
 from scemae_jax.data import pipeline, sources
-from scemae_jax.data.augment import five_points
+from scemae_jax.data.augment import MIRRORED, five_points
 from scemae_jax.data.sources import Faces
 from scemae_jax.evaluation import detection, matching
 from scemae_jax.evaluation.attention import attentive_near_landmarks
@@ -30,6 +32,7 @@ from scemae_jax.training.metrics import read_metrics
 
 SOME_IMAGES = 256
 """Of each split, where a part of it is enough: the mean feature of each position, where attentive patches are."""
+HOW_TO_ANNOTATE = "; of the people in a folder's landmarks.csv, a fifth become the test split"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +50,17 @@ class Experiment:
 
     @functools.cached_property
     def training_sources(self) -> tuple[list, list[float]]:
-        return sources.training_sources(self.config.data)
+        return sources.training_sources(self.config.data, self.dataset)
 
     @functools.cached_property
+    def dataset(self) -> tfds.core.DatasetBuilder:
+        """Opened once: a folder that changes meanwhile does not change the run."""
+        return sources.open_dataset(self.config.data)
+
+    @property
     def data_version(self) -> str:
         """Name and version of the prepared dataset; that of a folder changes with its files and annotations."""
-        return sources.open_dataset(self.config.data).info.full_name
+        return self.dataset.info.full_name
 
     @property
     def num_images(self) -> int:
@@ -67,14 +75,13 @@ class Experiment:
 
         Faces that lack some of their landmarks are left out, with a warning.
         """
-        builder = sources.open_dataset(self.config.data)
-        if not set(splits) & set(builder.info.splits):
+        if not set(splits) & set(self.dataset.info.splits):
             return Faces(
                 images=np.zeros((0, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8),
                 landmarks=np.zeros((0, 0, 2), np.float32),
                 subjects=np.zeros(0, np.int64),
             )
-        faces = sources.read_faces(builder, splits)
+        faces = sources.read_faces(self.dataset, splits)
         annotated = faces.annotated()
         if len(annotated) < len(faces):
             logging.warning(
@@ -84,8 +91,7 @@ class Experiment:
 
     def some_unlabelled_faces(self) -> Faces:
         """Some of the faces of stages 1 and 2, without landmarks."""
-        builder = sources.open_dataset(self.config.data)
-        faces = sources.read_faces(builder, self.config.data.unlabelled_splits, SOME_IMAGES)
+        faces = sources.read_faces(self.dataset, self.config.data.unlabelled_splits, SOME_IMAGES)
         return dataclasses.replace(faces, landmarks=faces.landmarks[:, :0])
 
     @functools.cached_property
@@ -152,9 +158,20 @@ class Experiment:
         projector = self._checkpoint("refine")
         if projector is None and self._checkpoint("pretrain") is None:
             projector = self.initial and self.initial.params.get("projector")
+            if projector is not None:
+                self._check_projector(self.initial.architecture)
         if projector is not None:
             params["projector"] = projector
         return dataclasses.replace(mae, params=params)
+
+    def _check_projector(self, there: Architecture) -> None:
+        for field in ("projection", "projector_hidden", "projector_normalise"):
+            a, b = getattr(there, field), getattr(self.architecture, field)
+            if a != b:
+                raise ValueError(
+                    f"config.init: the projector of {self.config.init} has {field} {a!r}, config.model.{field} is "
+                    f"{b!r}: make them agree, or put 'refine' among config.stages to train another"
+                )
 
 
 def _same_shapes(a: Any, b: Any) -> bool:
@@ -181,10 +198,9 @@ def run_refine(experiment: Experiment) -> dict[str, Any]:
 
 def _split_diagnostic(experiment: Experiment) -> dict[str, Any]:
     """Where the attentive patches are, on annotated validation (or else training) faces, if there are any."""
-    builder = sources.open_dataset(experiment.config.data)
     for split in ("validation", *experiment.config.data.train_splits):
-        if split in builder.info.splits:
-            faces = sources.read_faces(builder, [split], SOME_IMAGES).annotated()
+        if split in experiment.dataset.info.splits:
+            faces = sources.read_faces(experiment.dataset, [split], SOME_IMAGES).annotated()
             if len(faces):
                 return attentive_near_landmarks(experiment.mae(), faces) | {"split_diagnostic_on": split}
     return {}
@@ -210,7 +226,7 @@ def run_match(experiment: Experiment) -> dict[str, Any]:
     faces = experiment.faces(split)
     pairs = matching.consecutive_pairs(len(faces), settings.max_pairs)
     if not len(pairs):
-        return {"skipped": f"{len(faces)} annotated faces in split {split}, and two make a pair"}
+        return {"skipped": f"{len(faces)} annotated faces in split {split}, and two make a pair{HOW_TO_ANNOTATE}"}
     available = faces.landmarks.shape[1]
     if available == 68:  # one pass for both forms: the five points are columns of their own
         both = np.concatenate([five_points(faces.landmarks), faces.landmarks], axis=1)
@@ -260,34 +276,40 @@ def _landmarks(faces: Faces, count: int) -> np.ndarray:
 
 
 def run_detect(experiment: Experiment) -> dict[str, Any]:
-    """Trains a landmark head on the annotated training faces and measures it on the test split."""
+    """Trains a landmark head on the annotated training faces and measures it on the test split, if that has any."""
     config = experiment.config
     train, test = experiment.faces(*config.data.train_splits), experiment.faces(config.data.test_split)
-    if not len(train) or not len(test):
-        return {"skipped": f"{len(train)} annotated faces to learn from, {len(test)} to be measured on"}
+    if not len(train):
+        return {"skipped": f"no annotated face to learn from{HOW_TO_ANNOTATE}"}
     model, results = experiment.model(), {}
     settings = config.detect.copy_and_resolve_references()
     if not model.refined and settings.which != "backbone":
         logging.warning("no projector (stage 2 did not run): the detector reads the backbone's features alone")
         settings.which = "backbone"
+    if settings.mirror and train.landmarks.shape[1] not in MIRRORED:
+        logging.warning("which of %d landmarks mirror which is not known: no mirrored images", train.landmarks.shape[1])
+        settings.mirror = False
     for count in detected_sets(experiment, train.landmarks.shape[1]):
         head = detection.fit_head(
             model, train.images, _landmarks(train, count), settings, seed=config.seed, workdir=experiment.workdir,
             name=f"detect_{count}", stop_at=experiment.stop_at,
         )  # fmt: skip
         save_model(model.with_head(head), experiment.workdir / "detectors" / f"{count}.msgpack")
-        truth, eyes = _landmarks(test, count), detection.EYES.get(count)
-        mean_shape = np.broadcast_to(_landmarks(train, count).mean(axis=0), truth.shape)
-        detected = model.with_head(head).detect(test.images, count)
+        eyes, methods = detection.EYES.get(count), {}
+        if len(test):
+            truth = _landmarks(test, count)
+            mean_shape = np.broadcast_to(_landmarks(train, count).mean(axis=0), truth.shape)
+            detected = model.with_head(head).detect(test.images, count)
+            methods = {
+                "mean shape": detection.summarise(mean_shape, truth, eyes),
+                "SCE-MAE" if model.refined else "MAE only": detection.summarise(detected, truth, eyes),
+            }
         results[str(count)] = {
             "split": config.data.test_split,
             "images": len(test),
             "annotated_images": len(train),
             "unit": detection.unit(eyes),
-            "methods": {
-                "mean shape": detection.summarise(mean_shape, truth, eyes),
-                "SCE-MAE" if model.refined else "MAE only": detection.summarise(detected, truth, eyes),
-            },
+            "methods": methods,
         }
     return results
 
@@ -380,29 +402,49 @@ def claim_workdir(experiment: Experiment) -> None:
     Raises:
       ValueError: it is of another; the message lists the differences.
     """
+    data = experiment.config.data
+    inside = data.root and experiment.workdir.resolve().is_relative_to(Path(data.root).expanduser().resolve())
+    if data.dataset == "landmark_folder" and inside:
+        raise ValueError(
+            f"--workdir {experiment.workdir} is inside config.data.root {data.root}, and its pictures would become "
+            "faces: choose one outside"
+        )
     experiment.workdir.mkdir(parents=True, exist_ok=True)
     path, fields = experiment.workdir / "config.json", configuration.plain(experiment.config)
-    finished = [stage for stage in configuration.STAGES if stage in read_results(experiment.workdir)]
-    begun = finished or (experiment.workdir / "checkpoints").exists()
+    stages = configuration.STAGES
+    begun = set(stages) & read_results(experiment.workdir).keys() or any(has_checkpoint(experiment, s) for s in stages)
     if path.exists() and begun:
         lines = configuration.differences(json.loads(path.read_text()), fields)
         if lines:
             raise ValueError(
                 f"{experiment.workdir} holds a run of another config:\n  " + "\n  ".join(lines) + "\n"
-                "Choose another --workdir, or the config of that run."
+                "Choose another --workdir, or the config of that run. To go on from its network with other settings: "
+                f"another --workdir, --config.init={experiment.workdir}/export/scemae.msgpack, and config.stages "
+                "without those that are not to be done again."
             )
     write_json(path, fields)
+
+
+def has_checkpoint(experiment: Experiment, stage: str) -> bool:
+    """Whether there is a step of this stage to go on from."""
+    return any((experiment.workdir / "checkpoints").glob(f"{stage}*/[0-9]*"))
+
+
+def forget_detectors(experiment: Experiment) -> None:
+    """Removes the landmark heads, which were learnt from other annotations; they train anew in minutes."""
+    for folder in (experiment.workdir / "detectors", *(experiment.workdir / "checkpoints").glob("detect_*")):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def run_all(experiment: Experiment) -> dict[str, Any]:
     """Runs the stages of the config that have not finished, in order, and returns all results.
 
     What had finished without a stage that now runs before it is outdated: evaluation, report and export run anew.
-    What had been skipped runs where the data have changed since: a folder may have been annotated.
+    Where the data have changed since (a folder was annotated), matching and detection run anew too.
 
     Raises:
       ValueError: the workdir is of another config, a stage that trains finished before one it builds on, or the data
-        changed in the middle of a training.
+        changed in the middle of stage 1 or 2.
     """
     claim_workdir(experiment)
     config, results = experiment.config, read_results(experiment.workdir)
@@ -413,9 +455,11 @@ def run_all(experiment: Experiment) -> dict[str, Any]:
         "encoder": config.model.encoder,
     }
     data = results.setdefault("data", {})
-    for stage in config.stages:
-        if was_skipped(results.get(stage)) and data.get(stage) != experiment.data_version:
-            del results[stage]
+    for stage in ("match", "detect"):
+        if stage in config.stages and data.get(stage, experiment.data_version) != experiment.data_version:
+            results.pop(stage, None)
+            if stage == "detect":
+                forget_detectors(experiment)
     for stage in outdated(results, config.stages):
         if stage in TRAINING and not was_skipped(results[stage]):
             raise ValueError(
@@ -425,25 +469,25 @@ def run_all(experiment: Experiment) -> dict[str, Any]:
         del results[stage]
     for stage in config.stages:
         if stage in results:
-            changed = data.get(stage, experiment.data_version) != experiment.data_version
-            print(f"{stage}: finished before" + (f", on {data[stage]}" if changed else ""))
+            before = results[stage]
+            print(f"{stage}: " + (f"skipped before, {before['skipped']}" if was_skipped(before) else "finished before"))
             continue
-        if stage in TRAINING and any((experiment.workdir / "checkpoints").glob(f"{stage}*")):
+        if stage in ("pretrain", "refine") and has_checkpoint(experiment, stage):
             begun_on = data.get(stage, experiment.data_version)
             if begun_on != experiment.data_version:
                 raise ValueError(
                     f"{experiment.workdir}: {stage} began on {begun_on}, and the data are {experiment.data_version} "
-                    "now: give it back those files, or use another --workdir"
+                    "now. If landmarks.csv was added or changed, put the old state back until stages 1 and 2 have "
+                    "finished; otherwise use another --workdir"
                 )
         data[stage] = experiment.data_version
         write_json(experiment.workdir / "results.json", results)
         started = time.monotonic()
         results[stage] = RUN[stage](experiment)
         write_json(experiment.workdir / "results.json", results)
-        skipped = was_skipped(results[stage])
-        outcome = (
-            f"skipped, {results[stage]['skipped']}" if skipped else f"finished in {time.monotonic() - started:.0f} s"
-        )
+        outcome = f"finished in {time.monotonic() - started:.0f} s"
+        if was_skipped(results[stage]):
+            outcome = f"skipped, {results[stage]['skipped']}"
         print(f"{stage}: {outcome}", flush=True)
     return results
 

@@ -60,11 +60,23 @@ def test_a_value_of_another_type_is_an_error(from_command_line):
         from_command_line("--config.pretrain.batch_size=many")
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
-def test_configs_describe_networks_that_can_be_built(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+VARIANTS = {
+    "celeba": ("t8", "s8", "b8"),
+    "folder": ("full", "small"),
+    "quickstart": ("pretrained", "scratch"),
+    "ytf68": ("tiny", "t8", "s8"),
+}
+
+
+def test_every_config_file_is_tested():
+    assert {path.stem for path in CONFIGS.glob("*.py")} == VARIANTS.keys()
+
+
+@pytest.mark.parametrize(("name", "variant"), [(name, v) for name, variants in VARIANTS.items() for v in variants])
+def test_configs_describe_networks_that_can_be_built(name, variant):
+    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
     spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
-    config = module.get_config()
+    config = module.get_config(variant)
     configuration.check(config)
     architecture = configuration.architecture(config)
     assert hash(architecture) == hash(configuration.architecture(config))

@@ -191,7 +191,8 @@ def test_what_ran_before_is_outdated_by_a_stage_it_builds_on():
         ({"data__dataset": "faces"}, "unknown dataset 'faces': choose one of synthetic_faces, landmark_folder"),
         ({"data__dataset": "landmark_folder"}, "name it with --config.data.root=FOLDER"),
         ({"data__dataset": "landmark_folder", "data__root": "/not/there"}, "'/not/there' does not exist"),
-        ({"data__unlabelled_splits": ("all",)}, "has no split all; it has: train, validation, test"),
+        ({"data__unlabelled_splits": ("all",)}, "config.data.unlabelled_splits names ['all']: choose from train"),
+        ({"data__unlabelled_splits": ("unlabeled",)}, "has no split unlabeled; it has: train, validation, test"),
         ({"detect__stride": 3}, "config.detect.stride is 3: choose a divisor of the patch size 8"),
         ({"model__encoder": "Q/8"}, "Q/8"),
         ({"init": "nobody"}, "no model file 'nobody'"),
@@ -288,7 +289,7 @@ def test_a_folder_without_annotations_trains_and_says_what_it_cannot_do(run, fol
     config.stages = configuration.STAGES
     assert run(config, tmp_path / "workdir") == 0
     results = json.loads((tmp_path / "workdir" / "results.json").read_text())
-    assert results["match"] == {"skipped": "0 annotated faces in split test, and two make a pair"}
+    assert results["match"]["skipped"].startswith("0 annotated faces in split test, and two make a pair; of the people")
     assert "skipped" in results["detect"]
     assert "match: skipped, 0 annotated faces" in capsys.readouterr().out
     page = (tmp_path / "workdir" / "report" / "index.html").read_text()
@@ -296,15 +297,38 @@ def test_a_folder_without_annotations_trains_and_says_what_it_cannot_do(run, fol
     assert "Landmarks matched across people" in page
 
     assert run(config, tmp_path / "workdir") == 0
-    assert "match: finished before" in capsys.readouterr().out
+    assert "match: skipped before, 0 annotated faces" in capsys.readouterr().out
     write_folder(Path(config.data.root), annotated=True)  # the same pictures, annotated since
     assert run(config, tmp_path / "workdir") == 0
     printed = capsys.readouterr().out
-    assert "pretrain: finished before, on landmark_folder/people-" in printed
+    assert "pretrain: finished before" in printed
     results = json.loads((tmp_path / "workdir" / "results.json").read_text())
     assert results["match"]["pairs"] == 1
     assert results["detect"]["5"]["images"] == 3
     assert list(scemae_jax.load(tmp_path / "workdir" / "export" / "scemae.msgpack").heads) == [5]
+
+    table = Path(config.data.root) / "landmarks.csv"
+    lines = table.read_text().splitlines()
+    few = [line.split(",") for line in lines[:3]]  # two people, no split column: nobody to be measured on
+    table.write_text("\n".join(",".join([file, subject, *points]) for file, subject, _, *points in few) + "\n")
+    assert run(config, tmp_path / "workdir") == 0
+    results = json.loads((tmp_path / "workdir" / "results.json").read_text())
+    assert "skipped" in results["match"]
+    assert (results["detect"]["5"]["annotated_images"], results["detect"]["5"]["methods"]) == (2, {})
+    assert list(scemae_jax.load(tmp_path / "workdir" / "export" / "scemae.msgpack").heads) == [5]
+
+
+def test_a_workdir_among_the_faces_is_refused(run, folder_config, capsys):
+    config = folder_config(annotated=False, stages=("pretrain",))
+    assert run(config, Path(config.data.root) / "runs" / "mine") == 1
+    assert "its pictures would become faces: choose one outside" in capsys.readouterr().err
+
+
+def test_a_projector_of_another_form_is_refused(run, finished, experiment_config, tmp_path, capsys):
+    exported = str(finished.workdir / "export" / "scemae.msgpack")
+    config = experiment_config(init=exported, model__projector_hidden=False, stages=("match",))
+    assert run(config, tmp_path / "workdir") == 1
+    assert "has projector_hidden True, config.model.projector_hidden is False" in capsys.readouterr().err
 
 
 def test_data_that_change_in_the_middle_of_a_training_are_refused(run, folder_config, tmp_path, capsys):

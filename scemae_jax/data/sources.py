@@ -108,10 +108,12 @@ def read_faces(builder: tfds.core.DatasetBuilder, splits: Sequence[str], limit: 
     )
 
 
-def training_sources(config: Config) -> tuple[list[Faces | ImagesOnDisk], list[float]]:
+def training_sources(
+    config: Config, dataset: tfds.core.DatasetBuilder
+) -> tuple[list[Faces | ImagesOnDisk], list[float]]:
     """What self-supervised training draws images from, with each source's share.
 
-    `config.unlabelled_splits` of the dataset; synthetic faces take `config.synthetic_share` of the stream.
+    `config.unlabelled_splits` of `dataset`; synthetic faces take `config.synthetic_share` of the stream.
 
     Raises:
       ValueError: `config.cache` is not known, or the share is not in [0, 1).
@@ -127,7 +129,7 @@ def training_sources(config: Config) -> tuple[list[Faces | ImagesOnDisk], list[f
         splits = [split for split in config.unlabelled_splits if split in builder.info.splits]
         return [ImagesOnDisk(builder.as_data_source(split)) for split in splits]  # pyright: ignore[reportCallIssue] - hidden by TFDS's decorator
 
-    sources = source(open_dataset(config))
+    sources = source(dataset)
     sizes = np.array([len(s) for s in sources], float)
     weights = list((1 - config.synthetic_share) * sizes / sizes.sum())
     if config.synthetic_share:

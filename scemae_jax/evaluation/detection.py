@@ -120,7 +120,7 @@ def fit_head(
 
     batch_size = min(settings.batch_size, len(features))
     batch_size = max(batch_size // jax.device_count(), 1) * jax.device_count()
-    steps = settings.steps or max(1, round(settings.epochs * len(features) / batch_size))
+    steps = settings.steps or max(settings.least_steps, 1, round(settings.epochs * len(features) / batch_size))
     batches = pipeline.training_batches([_Indices(len(features))], weights=[1.0], batch_size=batch_size, seed=seed)
     task = loop.Task(
         name=name,

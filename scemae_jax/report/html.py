@@ -175,7 +175,7 @@ def _matching_table(match: dict[str, Any]) -> Results:
     cases = [case for case in CASES if any(case in row for row in rows.values())]
     columns = [_column(case, "", [row.get(case) for row in rows.values()]) for case in cases]
     count = match.get("pairs_of_one_person", 0)
-    of_one_person = f" of two people, but for {count_of(count, 'pair')}" if count else " of two people"
+    of_one_person = f", in {count_of(count, 'pair')} of one person" if count else ""
     remark = (
         f"Mean error in {match['unit']} ± deviation of the pairs' means; {count_of(match['pairs'], 'pair')} of images, "
         f"split {match['split']}, features every {match['stride']} pixels. "
@@ -208,7 +208,8 @@ def detection_tables(results: dict[str, Any]) -> list[Results]:
 
 
 def _by_count(results: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    return sorted((results.get("detect") or {}).items(), key=lambda item: int(item[0]))
+    measured = [(count, result) for count, result in (results.get("detect") or {}).items() if result["methods"]]
+    return sorted(measured, key=lambda item: int(item[0]))
 
 
 def _column(title: str, unit: str, rows: Sequence[dict[str, Any] | None]) -> Column:

@@ -21,7 +21,7 @@ def print_results(results: dict[str, Any]) -> None:
             table.add_row(name, *(_number(errors[case]["error"]) for case in cases))
         console.print(table)
     for count, detect in results.get("detect", {}).items():
-        if count == "skipped":
+        if count == "skipped" or not detect["methods"]:
             continue
         title = f"Detection of {count} landmarks: error in {detect['unit']}, {detect['images']} images"
         table = Table("method", title=title)

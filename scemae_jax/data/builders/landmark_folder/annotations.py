@@ -83,8 +83,8 @@ def read_folder(root: str | os.PathLike) -> Folder:
     faces = tuple(rows.get(file) or Face(file, name=repr(file), landmarks=unknown) for file in sorted(images))
 
     digest = hashlib.sha256(content)
-    for file, (size, modified) in sorted(images.items()):
-        digest.update(os.fsencode(f"\0{file}\0{size}\0{modified}"))
+    for file, size in sorted(images.items()):
+        digest.update(os.fsencode(f"\0{file}\0{size}"))
     return Folder(root, faces, num_landmarks, digest.hexdigest()[:12])
 
 
@@ -144,8 +144,8 @@ def _draw_people(faces: Iterable[Face], fraction: float, *, salt: str) -> set[tu
     return set(people[: round(fraction * len(people))])
 
 
-def _list_images(root: Path) -> dict[str, tuple[int, int]]:
-    """Relative file -> (bytes, modification time in ns), for `root` resolved."""
+def _list_images(root: Path) -> dict[str, int]:
+    """Relative file -> its size in bytes, for `root` resolved."""
 
     def refuse(error: OSError) -> None:
         raise DatasetError(f"{error.filename!r} cannot be listed: {error.strerror}")
@@ -166,8 +166,7 @@ def _list_images(root: Path) -> dict[str, tuple[int, int]]:
             file = path.relative_to(root).as_posix()
             if path.is_symlink() and not path.resolve().is_relative_to(root):
                 raise DatasetError(f"{file!r} is a link that leaves the folder; copy the image into it")
-            status = path.stat()
-            images[file] = (status.st_size, status.st_mtime_ns)
+            images[file] = path.stat().st_size
     return images
 
 
