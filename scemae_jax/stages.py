@@ -121,7 +121,10 @@ class Experiment:
         taken = {name: value for name, value in self.initial.params.items() if name in params}
         if not _same_shapes(taken.get("decoder"), params["decoder"]):
             taken.pop("decoder", None)
-        print(f"stage 1 starts from {self.config.init}: {' and '.join(taken)} taken from it")
+        print(
+            f"stage 1 starts from {self.config.init}: {' and '.join(taken)} taken from it; "
+            "its terms of use hold for what comes of it"
+        )
         return {**params, **taken}
 
     def _checkpoint(self, stage: str) -> Any | None:
