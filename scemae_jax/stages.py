@@ -161,7 +161,7 @@ class Experiment:
         projector = self._checkpoint("refine")
         if projector is None and self._checkpoint("pretrain") is None:
             projector = self.initial and self.initial.params.get("projector")
-            if projector is not None:
+            if self.initial is not None and projector is not None:
                 self._check_projector(self.initial.architecture)
         if projector is not None:
             params["projector"] = projector
