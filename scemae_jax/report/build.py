@@ -241,7 +241,7 @@ def query_points(landmarks: Float[np.ndarray, "n l 2"]) -> Queries:
     number, count = landmarks.shape[:2]
     if not count:
         points = np.broadcast_to(USUAL_PLACES, (number, *USUAL_PLACES.shape))
-        return Queries(tuple(f"about a {name}" for name in QUERY_NAMES), points, np.full(points.shape, np.nan))
+        return Queries(tuple(f"~ {name}" for name in QUERY_NAMES), points, np.full(points.shape, np.nan))
     if count in (5, 68):
         points, names = five_points(landmarks), QUERY_NAMES
     else:
