@@ -483,7 +483,8 @@ def run_all(experiment: Experiment) -> dict[str, Any]:
                     "now. If landmarks.csv was added or changed, put the old state back until stages 1 and 2 have "
                     "finished; otherwise use another --workdir"
                 )
-        data[stage] = experiment.data_version
+        if stage != "export":  # which reads no data
+            data[stage] = experiment.data_version
         write_json(experiment.workdir / "results.json", results)
         started = time.monotonic()
         results[stage] = RUN[stage](experiment)

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -316,6 +317,15 @@ def test_a_folder_without_annotations_trains_and_says_what_it_cannot_do(run, fol
     assert "skipped" in results["match"]
     assert (results["detect"]["5"]["annotated_images"], results["detect"]["5"]["methods"]) == (2, {})
     assert list(scemae_jax.load(tmp_path / "workdir" / "export" / "scemae.msgpack").heads) == [5]
+
+
+def test_export_needs_no_data(run, folder_config, tmp_path):
+    config = folder_config(annotated=False, stages=("pretrain",))
+    assert run(config, tmp_path / "workdir") == 0
+    shutil.rmtree(config.data.root)
+    config.stages = ("export",)
+    assert run(config, tmp_path / "workdir") == 0
+    assert (tmp_path / "workdir" / "export" / "scemae.msgpack").exists()
 
 
 def test_a_workdir_among_the_faces_is_refused(run, folder_config, capsys):
