@@ -23,6 +23,4 @@ def get_config(start: str = "pretrained") -> ml_collections.ConfigDict:
     config.refine.log_every = 5
     config.match.max_pairs = 60
     config.detect.landmarks = (5,)
-    config.detect.mirror = True
-    config.detect.epochs = 12.0
     return config

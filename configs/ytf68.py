@@ -19,8 +19,6 @@ def get_config(size: str = "tiny") -> ml_collections.ConfigDict:
         small_network(config)
         config.pretrain.steps = 6000
         config.pretrain.checkpoint_every = 500
-        config.detect.mirror = True
-        config.detect.epochs = 12.0
     elif size in ("t8", "s8"):
         config.model.encoder = {"t8": "T/8", "s8": "S/8"}[size]
         config.dtype = "bfloat16"

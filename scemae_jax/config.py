@@ -118,7 +118,8 @@ def small_network(config: Config) -> None:
     config.refine.temperature = 0.2
     config.detect.heatmaps = 5
     config.detect.learning_rate = 3e-3
-    config.detect.epochs = 24.0
+    config.detect.epochs = 12.0
+    config.detect.mirror = True
 
 
 def _training(*, batch_size: int, learning_rate: float, betas: tuple[float, float], warmup: float) -> Config:
