@@ -14,10 +14,21 @@ from jaxtyping import Float, Int, UInt8
 from tensorflow_datasets.core import constants
 
 from scemae_jax.config import Config
-from scemae_jax.data.builders.celeba_landmarks import celeba_landmarks
-from scemae_jax.data.builders.landmark_folder import landmark_folder
+from scemae_jax.data.builders.aflw_m import AflwM
+from scemae_jax.data.builders.aflw_r import AflwR
+from scemae_jax.data.builders.celeba_landmarks import CelebaLandmarks
+from scemae_jax.data.builders.landmark_folder import LandmarkFolder, folder_config
+from scemae_jax.data.builders.mafl import Mafl
+from scemae_jax.data.builders.official import OfficialDataset
 from scemae_jax.data.builders.synthetic_faces import SyntheticFaces
+from scemae_jax.data.builders.three_hundred_w import ThreeHundredW
 from scemae_jax.data.images import DatasetError
+
+OFFICIAL: dict[str, type[OfficialDataset]] = {
+    builder.name: builder for builder in (CelebaLandmarks, Mafl, AflwM, AflwR, ThreeHundredW)
+}
+"""The datasets of prior work, by name."""
+DATASETS = ("synthetic_faces", "landmark_folder", *OFFICIAL)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,28 +68,64 @@ class ImagesOnDisk:
         return {"image": self.examples[index]["image"]}
 
 
+def dataset_builder(
+    name: str, *, root: str = "", data_dir: str | os.PathLike = "", variant: str = "default"
+) -> tfds.core.DatasetBuilder:
+    """The TFDS builder of a dataset, not prepared yet.
+
+    Args:
+      name: one of `DATASETS`.
+      root: the folder that `landmark_folder` is about.
+      data_dir: where prepared datasets are kept; empty for TFDS's own choice.
+      variant: of `synthetic_faces`.
+
+    Raises:
+      DatasetError: the name is unknown, or the folder not usable.
+    """
+    data_dir = Path(data_dir or constants.DATA_DIR).expanduser()
+    if name == "synthetic_faces":
+        if variant not in SyntheticFaces.builder_configs:
+            known = ", ".join(SyntheticFaces.builder_configs)
+            raise DatasetError(f"synthetic_faces has no variant {variant!r}: choose one of {known}")
+        return SyntheticFaces(config=variant, data_dir=data_dir, file_format="array_record")
+    if name == "landmark_folder":
+        return LandmarkFolder(config=folder_config(root), data_dir=data_dir)
+    if name not in OFFICIAL:
+        raise DatasetError(f"unknown dataset {name!r}: choose one of {', '.join(DATASETS)}")
+    return OFFICIAL[name](data_dir=data_dir)
+
+
+def prepare(builder: tfds.core.DatasetBuilder, root: str) -> None:
+    """Prepares a dataset unless that was done before; `root` holds the files of an official one.
+
+    Raises:
+      DatasetError: the files are missing, damaged or disagree; the message says what to do.
+    """
+    manual_dir = Path(root).expanduser() if root else None
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual_dir))
+
+
 def open_dataset(config: Config, dataset: str | None = None) -> tfds.core.DatasetBuilder:
     """The prepared TFDS builder of `config.dataset` (prepared now, unless that was done before).
 
     Args:
-      config: `config.data`: dataset, variant, root, data_dir.
+      config: `config.data`: dataset, variant, root (the folder of `landmark_folder`, and what holds the files of an
+        official dataset), data_dir.
       dataset: another name to use instead of `config.dataset`.
 
     Raises:
       DatasetError: the name is unknown, or the dataset needs a folder that is not given or not usable.
     """
     name = dataset or config.dataset
-    data_dir = Path(config.data_dir or constants.DATA_DIR).expanduser()
-    if name == "synthetic_faces":
-        builder = SyntheticFaces(config=config.variant, data_dir=data_dir, file_format="array_record")
-        builder.download_and_prepare()
-        return builder
-    folders = {"landmark_folder": landmark_folder, "celeba_landmarks": celeba_landmarks}
-    if name not in folders:
-        raise DatasetError(f"unknown dataset {name!r}: choose one of synthetic_faces, {', '.join(folders)}")
-    if not config.root:
+    if name == "landmark_folder" and not config.root:
         raise DatasetError(f"{name} reads a folder of yours: name it with --config.data.root=FOLDER")
-    return folders[name](config.root, data_dir=data_dir)
+    builder = dataset_builder(name, root=config.root, data_dir=config.data_dir, variant=config.variant)
+    if name in OFFICIAL and not config.root and not builder.info.initialized:
+        raise DatasetError(
+            f"{name} is prepared from its official files: name their folder with --config.data.root=FOLDER"
+        )
+    prepare(builder, config.root)
+    return builder
 
 
 def read_faces(builder: tfds.core.DatasetBuilder, splits: Sequence[str], limit: int | None = None) -> Faces:

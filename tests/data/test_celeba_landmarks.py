@@ -1,17 +1,19 @@
 """The CelebA builder against small trees of the official shape, with values worked out by hand."""
 
+import dataclasses
 import hashlib
 import io
 import shutil
 import tarfile
 import zipfile
 
+import miniature_trees
 import numpy as np
 import pytest
 from PIL import Image
 
-from scemae_jax.data.builders.celeba_landmarks import annotations, celeba_landmarks
-from scemae_jax.data.images import SIZE, DatasetError
+from scemae_jax.data.builders.celeba_landmarks import CelebaLandmarks, annotations
+from scemae_jax.data.images import DatasetError
 
 # Train 1-5, validation 6-8, test 9-10; MAFL has two of train, one of validation and one of test.
 PARTITION = {i: 0 if i <= 5 else 1 if i <= 8 else 2 for i in range(1, 11)}
@@ -68,22 +70,12 @@ def edit(root, path, old, new):
 
 
 def prepare(tree, tmp_path):
-    dataset = celeba_landmarks(tree.parent, data_dir=tmp_path / "data")
-    return {split: list(dataset.as_data_source(split)) for split in dataset.info.splits}
+    return miniature_trees.prepare("celeba_landmarks", tree.parent, tmp_path / "data")
 
 
 def index_of(example):
     """Which image this is, by its blue level."""
     return round(float(example["image"][..., 2].mean()) / 20)
-
-
-def resize(image):
-    """Triangle-filter resampling to 136x136, the filter as wide as an output pixel, in float64."""
-    scale = len(image) / SIZE
-    centre = (np.arange(SIZE)[:, None] + 0.5) * scale
-    weights = np.clip(1 - np.abs(np.arange(len(image)) + 0.5 - centre) / scale, 0, None)
-    weights /= weights.sum(1, keepdims=True)
-    return np.einsum("ij,jkc,lk->ilc", weights, image, weights, optimize=True)
 
 
 def test_images_landmarks_subjects_and_splits(tree, tmp_path):
@@ -93,7 +85,7 @@ def test_images_landmarks_subjects_and_splits(tree, tmp_path):
         index = index_of(example)
         assert example["subject"] == 100 + index // 2
         np.testing.assert_allclose(example["landmarks"], (landmarks(index) - [0, 30]) * 136 / 178, rtol=1e-6, atol=0)
-        error = example["image"] - resize(portrait(index)[30:208])
+        error = example["image"] - miniature_trees.resize(portrait(index)[30:208], 136, 136)
         assert np.abs(error).max() < 5  # two JPEG encodings; the red rows would be off by more than 100
         assert np.abs(error.mean((0, 1))).max() < 0.5
     # One by hand, with prior work's formula: image 1 has its left eye at (70, 108): (70, 78) * 136 / 178.
@@ -131,6 +123,11 @@ def test_damaged_zip_names_the_image(tree, tmp_path):
         prepare(tree, tmp_path)
 
 
+def trust(archive, monkeypatch):
+    sha1 = hashlib.sha1(archive.read_bytes()).hexdigest()
+    monkeypatch.setattr(CelebaLandmarks, "FILES", dataclasses.replace(annotations.FILES, sha1=sha1))
+
+
 def test_archive_is_checked_and_unpacked(tree, tmp_path, monkeypatch):
     archive = tree.parent / "celeba.tar.gz"
     with tarfile.open(archive, "w:gz") as members:
@@ -139,7 +136,7 @@ def test_archive_is_checked_and_unpacked(tree, tmp_path, monkeypatch):
     with pytest.raises(DatasetError, match=r"has SHA-1 [0-9a-f]{40}, expected f6872ab0f2df8e58"):
         prepare(tree, tmp_path)
     assert not tree.exists()
-    monkeypatch.setattr(annotations, "ARCHIVE_SHA1", hashlib.sha1(archive.read_bytes()).hexdigest())
+    trust(archive, monkeypatch)
     (tree.parent / "celeba.unpacking/half").mkdir(parents=True)  # left by an interrupted run
     examples = prepare(tree, tmp_path)
     assert {split: len(found) for split, found in examples.items()} == {
@@ -157,7 +154,7 @@ def test_archive_cannot_write_outside(tree, tmp_path, monkeypatch):
         member = tarfile.TarInfo("../../escaped")
         member.size = 5
         members.addfile(member, io.BytesIO(b"hello"))
-    monkeypatch.setattr(annotations, "ARCHIVE_SHA1", hashlib.sha1(archive.read_bytes()).hexdigest())
+    trust(archive, monkeypatch)
     with pytest.raises(DatasetError, match=r"cannot be unpacked .*escaped"):
         prepare(tree, tmp_path)
     assert not (tmp_path / "escaped").exists()
@@ -169,7 +166,7 @@ def test_missing_files_say_where_to_get_them(content, tmp_path):
     if content:
         (manual / "celeba").mkdir(parents=True)
     with pytest.raises(DatasetError) as missing:
-        celeba_landmarks(manual, data_dir=tmp_path / "data")
+        miniature_trees.prepare("celeba_landmarks", manual, tmp_path / "data")
     for part in (
         str(manual),
         "www.robots.ox.ac.uk/~vgg/research/DVE/data/datasets/celeba.tar.gz",
@@ -224,16 +221,25 @@ def test_missing_wrong_and_damaged_images(tree, tmp_path):
     assert not any((tmp_path / "data").rglob("dataset_info.json"))
 
 
-def test_official_counts_are_checked_on_the_full_list(tree, monkeypatch):
-    monkeypatch.setattr(annotations, "_ALL_IMAGES", 10)
-    with pytest.raises(DatasetError, match=r"'train': 5, .* officially \{'train': 162770"):
+def test_official_counts_are_checked_unless_the_tree_is_a_miniature(tree, monkeypatch):
+    """14 entries in all, of 222,599: a miniature. Of 140: not, and every count must be right."""
+    expected = {"train": 3, "validation": 2, "test": 2}
+    counts = {"train": 5, "validation": 3, "test": 2, "MAFL/training.txt": 2, "MAFL/testing.txt": 2}
+    for train, is_allowed in ((5, True), (6, False), (131, False), (132, True)):
+        monkeypatch.setattr(annotations, "OFFICIAL_COUNTS", {**counts, "train": train})
+        if is_allowed:
+            assert {split: len(found) for split, found in annotations.read_splits(tree).items()} == expected
+        else:
+            with pytest.raises(
+                DatasetError, match=rf"CelebA's lists: found .'train': 5, .* officially .'train': {train}"
+            ):
+                annotations.read_splits(tree)
+    monkeypatch.setattr(annotations, "OFFICIAL_COUNTS", {**counts, "MAFL/training.txt": 3})
+    with pytest.raises(DatasetError, match=r"'MAFL/training\.txt': 2, .* officially .*'MAFL/training\.txt': 3"):
         annotations.read_splits(tree)
-    monkeypatch.setattr(annotations, "_OFFICIAL_COUNTS", {"train": 5, "validation": 3, "test": 2})
-    with pytest.raises(DatasetError, match=r"MAFL/training\.txt: lists 2 images, officially 19000"):
+
+
+def test_an_image_in_both_of_mafls_lists_is_an_error(tree):
+    edit(tree, "MAFL/testing.txt", "000010.jpg", "000006.jpg")
+    with pytest.raises(DatasetError, match=r"'000006\.jpg' is in MAFL/training\.txt and in MAFL/testing\.txt"):
         annotations.read_splits(tree)
-    monkeypatch.setattr(annotations, "_MAFL_COUNTS", (2, 2))
-    assert {split: len(found) for split, found in annotations.read_splits(tree).items()} == {
-        "train": 3,
-        "validation": 2,
-        "test": 2,
-    }

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from scemae_jax.data.builders.landmark_folder import LandmarkFolder, builder, folder_config, landmark_folder
+from scemae_jax.data.builders.landmark_folder import LandmarkFolder, builder, folder_config
 from scemae_jax.data.builders.landmark_folder.annotations import (
     Face,
     assign_splits,
@@ -25,6 +25,12 @@ from scemae_jax.data.images import BACKGROUND, SIZE, DatasetError, Placement, Un
 
 YTF68 = Path(__file__).parents[3] / "shared" / "data" / "ytf68"
 NO_LANDMARKS = np.zeros((0, 2))
+
+
+def landmark_folder(root, *, data_dir):
+    dataset = LandmarkFolder(config=folder_config(root), data_dir=data_dir)
+    dataset.download_and_prepare()
+    return dataset
 
 
 def encode(image, kind="PNG", **options):
@@ -401,7 +407,7 @@ def run_alone(code):
             sys.modules[name].__path__, sys.modules[name].__file__ = [folder], folder + "/__init__.py"
         def refuse(*args): raise AssertionError("tried the network")
         socket.socket.connect = socket.getaddrinfo = refuse
-        from scemae_jax.data.builders.landmark_folder import builder, landmark_folder
+        from scemae_jax.data.builders.landmark_folder import LandmarkFolder, builder, folder_config
     """
     code = textwrap.dedent(preamble) + textwrap.dedent(code)
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -417,11 +423,13 @@ def test_killed_preparation_leaves_no_dataset_and_none_needs_tensorflow_or_jax(t
                 os.kill(os.getpid(), signal.SIGKILL)
             return real(*args, **kwargs)
         builder.prepare_face = prepare_face
-        landmark_folder({str(root)!r}, data_dir={str(tmp_path / "data")!r})
+        dataset = LandmarkFolder(config=folder_config({str(root)!r}), data_dir={str(tmp_path / "data")!r})
+        dataset.download_and_prepare()
     """)
     assert killed.returncode == -9, killed.stderr
     finished = run_alone(f"""
-        dataset = landmark_folder({str(root)!r}, data_dir={str(tmp_path / "data")!r})
+        dataset = LandmarkFolder(config=folder_config({str(root)!r}), data_dir={str(tmp_path / "data")!r})
+        dataset.download_and_prepare()
         source = dataset.as_data_source("unlabeled")
         assert sorted(example["subject"] for example in source) == list(range(40))
         assert not {{"tensorflow", "jax"}} & set(sys.modules), "TensorFlow or JAX was imported"

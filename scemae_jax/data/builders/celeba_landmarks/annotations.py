@@ -1,107 +1,74 @@
-"""The official CelebA files and MAFL's two lists: found or unpacked, checked, and divided into splits."""
+"""The official CelebA files and MAFL's two lists: read, checked, and divided into splits."""
 
-import hashlib
 import io
-import math
 import os
-import shutil
-import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from scemae_jax.data.builders import official
+from scemae_jax.data.builders.archives import OfficialFiles
+from scemae_jax.data.builders.official import AnnotatedFace
 from scemae_jax.data.images import Cut, DatasetError
 
-ARCHIVE = "celeba.tar.gz"
-ARCHIVE_SHA1 = "f6872ab0f2df8e5843abe99dc6d6100dd4fea29f"
-INSTRUCTIONS = f"""\
-CelebA is not downloaded for you. Put into the manual directory either {ARCHIVE} (9.0 GiB) from
-  www.robots.ox.ac.uk/~vgg/research/DVE/data/datasets/{ARCHIVE}
-or the official files, as
+FILES = OfficialFiles(
+    title="CelebA",
+    archive="celeba.tar.gz",
+    size="9.0 GiB",
+    sha1="f6872ab0f2df8e5843abe99dc6d6100dd4fea29f",
+    folders=("data/celeba", "celeba"),
+    marker="Anno/list_landmarks_align_celeba.txt",
+    layout="""\
   celeba/Img/img_align_celeba/000001.jpg ...   (or the archive celeba/Img/img_align_celeba.zip)
   celeba/Anno/list_landmarks_align_celeba.txt
   celeba/Anno/identity_CelebA.txt              (optional: who is who)
   celeba/Eval/list_eval_partition.txt
   celeba/MAFL/training.txt
-  celeba/MAFL/testing.txt"""
+  celeba/MAFL/testing.txt""",
+)
 
 NUM_LANDMARKS = 5
 CUT = Cut(size=(178, 218), box=(0, 30, 178, 208))
 """Rows 30 to 208 of the aligned image (Thewlis et al., ICCV 2019)."""
 
 _IMAGES = "img_align_celeba"
-_LANDMARKS = "Anno/list_landmarks_align_celeba.txt"
+_LANDMARKS = FILES.marker
 _IDENTITIES = "Anno/identity_CelebA.txt"
 _PARTITION = "Eval/list_eval_partition.txt"
 _MAFL = ("MAFL/training.txt", "MAFL/testing.txt")
 _SPLITS = {"0": "train", "1": "validation", "2": "test"}
 
-_ALL_IMAGES = 202_599
-_OFFICIAL_COUNTS = {"train": 162_770, "validation": 19_867, "test": 19_962}
-_MAFL_COUNTS = (19_000, 1_000)
+OFFICIAL_COUNTS = {
+    "train": 162_770,
+    "validation": 19_867,
+    "test": 19_962,
+    "MAFL/training.txt": 19_000,
+    "MAFL/testing.txt": 1_000,
+}
+"""Images of CelebA's own parts, MAFL's among them, and of MAFL's lists."""
 
 
-@dataclass(frozen=True, eq=False)
-class Portrait:
-    """One aligned image of CelebA."""
+class Celeba(NamedTuple):
+    """What the lists say, checked."""
 
-    file: str
-    name: str
-    """What errors call it: its file, and the row of its landmarks."""
-    landmarks: Float[np.ndarray, "5 2"]
-    """(x, y) in pixels of the aligned 178x218 image."""
-    subject: int
-
-
-def find_tree(manual_dir: str | os.PathLike) -> Path:
-    """The `celeba` folder in `manual_dir`; where only `celeba.tar.gz` is, that is unpacked (9 GiB more).
-
-    Raises:
-      DatasetError: neither is there, or the archive is not the one whose SHA-1 is known.
-    """
-    manual_dir = Path(manual_dir).expanduser()
-    if tree := _tree_in(manual_dir):
-        return tree
-    archive = manual_dir / ARCHIVE
-    if not archive.is_file():
-        raise DatasetError(f"no CelebA in {str(manual_dir)!r}. {INSTRUCTIONS}")
-    with archive.open("rb") as file:
-        sha1 = hashlib.file_digest(file, "sha1").hexdigest()
-    if sha1 != ARCHIVE_SHA1:
-        raise DatasetError(
-            f"{str(archive)!r} has SHA-1 {sha1}, expected {ARCHIVE_SHA1}; download it again, or unpack it "
-            f"yourself if you trust it. {INSTRUCTIONS}"
-        )
-    unpacking = manual_dir / "celeba.unpacking"
-    shutil.rmtree(unpacking, ignore_errors=True)  # of an earlier, interrupted run
-    try:
-        with tarfile.open(archive) as members:
-            members.extractall(unpacking, filter="data")
-    except tarfile.TarError as error:
-        raise DatasetError(f"{str(archive)!r} cannot be unpacked ({error})") from error
-    tree = _tree_in(unpacking)
-    if tree is None:
-        raise DatasetError(f"{str(archive)!r} does not hold {_LANDMARKS}. {INSTRUCTIONS}")
-    tree.rename(manual_dir / "celeba")
-    shutil.rmtree(unpacking, ignore_errors=True)
-    return manual_dir / "celeba"
+    faces: dict[str, AnnotatedFace]
+    """By file, in the order of the list of landmarks."""
+    parts: dict[str, str]
+    """File -> the split it belongs to."""
+    mafl: tuple[set[str], set[str]]
+    """Files of MAFL's training and testing lists."""
 
 
-def read_splits(tree: Path) -> dict[str, list[Portrait]]:
-    """CelebA's official parts, train and validation without the images of MAFL's two lists.
+def read_lists(tree: Path) -> Celeba:
+    """CelebA's lists and MAFL's.
 
     `subject` is the number of `identity_CelebA.txt`; without that file, every image counts as a person of its
     own and has its row's number (from 0).
-
-    The paper gives 162,770 training images "without MAFL". That is the size of the official train part with
-    MAFL's images still in it, which is therefore what is checked, before they are taken out, on the full list
-    of 202,599.
 
     Raises:
       DatasetError: a file is missing, a row is malformed, or the lists disagree with one another or with the
@@ -118,36 +85,56 @@ def read_splits(tree: Path) -> dict[str, list[Portrait]]:
             odd = min(listed.keys() ^ landmarks.keys())
             raise DatasetError(f"{path} and {_LANDMARKS} list different images: {odd!r} is only in one of them")
 
-    splits = {split: [] for split in _SPLITS.values()}
+    faces, parts = {}, {}
     for file, (row, points) in landmarks.items():
         if partition[file] not in _SPLITS:
             raise DatasetError(f"{_PARTITION}: {file!r} is in part {partition[file]!r}; expected 0, 1 or 2")
         if not identities[file].isdecimal():
             raise DatasetError(f"{_IDENTITIES}: {file!r} has identity {identities[file]!r}; expected a number")
-        portrait = Portrait(file, f"{file!r} ({_LANDMARKS} row {row})", points, int(identities[file]))
-        splits[_SPLITS[partition[file]]].append(portrait)
+        parts[file] = _SPLITS[partition[file]]
+        faces[file] = AnnotatedFace(
+            file=file,
+            name=f"{file!r} ({_LANDMARKS} row {row})",
+            landmarks=points,
+            subject=int(identities[file]),
+            group=identities[file],
+            cut=CUT,
+        )
 
-    mafl = [_read_mafl(tree, path, landmarks) for path in _MAFL]
-    if len(landmarks) == _ALL_IMAGES:
-        found = {split: len(portraits) for split, portraits in splits.items()}
-        if found != _OFFICIAL_COUNTS:
-            raise DatasetError(f"{_PARTITION}: the parts have {found} images, officially {_OFFICIAL_COUNTS}")
-        for path, files, expected in zip(_MAFL, mafl, _MAFL_COUNTS, strict=True):
-            if len(files) != expected:
-                raise DatasetError(f"{path}: lists {len(files)} images, officially {expected}")
-    kept_out = set.union(*mafl)
-    for split in ("train", "validation"):
-        splits[split] = [portrait for portrait in splits[split] if portrait.file not in kept_out]
+    training, testing = (_read_mafl(tree, path, landmarks) for path in _MAFL)
+    if both := training & testing:
+        raise DatasetError(f"{min(both)!r} is in {_MAFL[0]} and in {_MAFL[1]}; download them again")
+    found = {split: list(parts.values()).count(split) for split in _SPLITS.values()}
+    found |= {path: len(files) for path, files in zip(_MAFL, (training, testing), strict=True)}
+    official.check_counts(found, OFFICIAL_COUNTS, what="CelebA's lists")
+    return Celeba(faces, parts, (training, testing))
+
+
+def read_splits(tree: Path) -> dict[str, list[AnnotatedFace]]:
+    """CelebA's official parts, train and validation without the images of MAFL's two lists.
+
+    The paper gives 162,770 training images "without MAFL". That is the size of the official train part with
+    MAFL's images still in it, which is therefore what is checked, before they are taken out.
+
+    Raises:
+      DatasetError: as `read_lists`.
+    """
+    celeba = read_lists(tree)
+    kept_out = set.union(*celeba.mafl)
+    splits = {split: [] for split in _SPLITS.values()}
+    for file, face in celeba.faces.items():
+        if celeba.parts[file] == "test" or file not in kept_out:
+            splits[celeba.parts[file]].append(face)
     return splits
 
 
-def open_images(tree: Path) -> tuple[Collection[str], Callable[[str], BinaryIO]]:
-    """The names of the aligned images, and a function that opens one; from the folder, else from the zip."""
+def open_images(tree: Path) -> tuple[Callable[[str], bool], Callable[[str], BinaryIO]]:
+    """Whether an aligned image is there, and a function that opens it; from the folder, else from the zip."""
     folder, archive = tree / "Img" / _IMAGES, tree / "Img" / f"{_IMAGES}.zip"
     if folder.is_dir():
-        return set(os.listdir(folder)), lambda file: (folder / file).open("rb")
+        return set(os.listdir(folder)).__contains__, lambda file: (folder / file).open("rb")
     if not archive.is_file():
-        raise DatasetError(f"{str(tree)!r} has neither Img/{_IMAGES} nor Img/{archive.name}. {INSTRUCTIONS}")
+        raise DatasetError(f"{str(tree)!r} has neither Img/{_IMAGES} nor Img/{archive.name}. {FILES.instructions}")
     try:
         members = zipfile.ZipFile(archive)
     except zipfile.BadZipFile as error:
@@ -160,22 +147,11 @@ def open_images(tree: Path) -> tuple[Collection[str], Callable[[str], BinaryIO]]
         except (zipfile.BadZipFile, zlib.error) as error:
             raise DatasetError(f"{str(archive)!r}: {file!r} is damaged ({error}); download it again") from error
 
-    return by_name.keys(), open_member
-
-
-def _tree_in(folder: Path) -> Path | None:
-    candidates = (folder / "celeba", folder / "data" / "celeba", folder)
-    return next((tree for tree in candidates if (tree / _LANDMARKS).is_file()), None)
+    return by_name.__contains__, open_member
 
 
 def _read_rows(tree: Path, path: str) -> list[list[str]]:
-    try:
-        text = (tree / path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise DatasetError(f"{str(tree)!r} has no {path}. {INSTRUCTIONS}") from None
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path}: is not text; download it again") from error
-    return [line.split() for line in text.splitlines()]
+    return [line.split() for line in official.read_lines(tree, path, FILES)]
 
 
 def _read_landmarks(tree: Path) -> dict[str, tuple[int, Float[np.ndarray, "5 2"]]]:
@@ -187,15 +163,10 @@ def _read_landmarks(tree: Path) -> dict[str, tuple[int, Float[np.ndarray, "5 2"]
     for number, row in enumerate(rows[2:], start=3):
         if len(row) != 1 + 2 * NUM_LANDMARKS:
             raise DatasetError(f"{_LANDMARKS} row {number}: {len(row)} words; expected a file and 5 pairs of x and y")
-        try:
-            points = [float(word) for word in row[1:]]
-        except ValueError as error:
-            raise DatasetError(f"{_LANDMARKS} row {number} ({row[0]!r}): {error}") from None
-        if not all(map(math.isfinite, points)):
-            raise DatasetError(f"{_LANDMARKS} row {number} ({row[0]!r}): a coordinate is not finite")
         if row[0] in landmarks:
             raise DatasetError(f"{_LANDMARKS} row {number}: {row[0]!r} is listed twice")
-        landmarks[row[0]] = (number, np.array(points).reshape(NUM_LANDMARKS, 2))
+        points = official.read_points(row[1:], NUM_LANDMARKS, f"{_LANDMARKS} row {number} ({row[0]!r})")
+        landmarks[row[0]] = (number, points)
     if len(landmarks) != int(rows[0][0]):
         raise DatasetError(f"{_LANDMARKS}: {len(landmarks)} rows where row 1 announces {rows[0][0]}; download it again")
     return landmarks

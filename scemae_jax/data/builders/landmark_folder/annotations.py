@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from jaxtyping import Float
 
+from scemae_jax.data.builders.splits import draw_held_out
 from scemae_jax.data.images import DatasetError
 
 ANNOTATIONS = "landmarks.csv"
@@ -107,13 +108,13 @@ def assign_splits(faces: Iterable[Face]) -> dict[str, list[Face]]:
         else:
             splits[face.split].append(face)
 
-    held_out = _draw_people(undecided, TEST_FRACTION, salt="test")
+    held_out = draw_held_out(map(_group, undecided), TEST_FRACTION, salt="test")
     for face in undecided:
-        splits["test" if _person(face) in held_out else "train"].append(face)
+        splits["test" if _group(face) in held_out else "train"].append(face)
     if not splits["validation"]:
-        held_out = _draw_people(splits["train"], VALIDATION_FRACTION, salt="validation")
-        splits["validation"] = [face for face in splits["train"] if _person(face) in held_out]
-        splits["train"] = [face for face in splits["train"] if _person(face) not in held_out]
+        held_out = draw_held_out(map(_group, splits["train"]), VALIDATION_FRACTION, salt="validation")
+        splits["validation"] = [face for face in splits["train"] if _group(face) in held_out]
+        splits["train"] = [face for face in splits["train"] if _group(face) not in held_out]
     return splits
 
 
@@ -136,12 +137,9 @@ def _person(face: Face) -> tuple[bool, str]:
     return (False, face.file) if face.subject is None else (True, face.subject)
 
 
-def _draw_people(faces: Iterable[Face], fraction: float, *, salt: str) -> set[tuple[bool, str]]:
-    def draw(person: tuple[bool, str]) -> bytes:
-        return hashlib.sha256(os.fsencode(f"{salt}\0{person[0]}\0{person[1]}")).digest()
-
-    people = sorted({_person(face) for face in faces}, key=draw)
-    return set(people[: round(fraction * len(people))])
+def _group(face: Face) -> str:
+    is_named, name = _person(face)
+    return f"{is_named}\0{name}"
 
 
 def _list_images(root: Path) -> dict[str, int]:

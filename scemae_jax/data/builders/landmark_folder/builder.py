@@ -53,6 +53,9 @@ class LandmarkFolder(tfds.core.GeneratorBasedBuilder):
     counts as a person of its own. Splits that would be empty are absent. `info.metadata` holds the
     `fingerprint`, the names of the `subjects` by number, `num_landmarks`, `num_images` found and the list of
     files `skipped` as unreadable.
+
+    A folder in which something changed (an image's name, size or time, or `landmarks.csv`) is prepared anew.
+    An interrupted preparation leaves nothing that a later one would take for a dataset.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -138,27 +141,6 @@ class LandmarkFolder(tfds.core.GeneratorBasedBuilder):
             subjects=self._subjects,
             skipped=sorted(self._skipped),
         )
-
-
-def landmark_folder(root: str | os.PathLike, *, data_dir: str | os.PathLike) -> LandmarkFolder:
-    """The dataset of a folder of face images, prepared below `data_dir` unless that was done before.
-
-    A folder in which something changed (an image's name, size or time, or `landmarks.csv`) is prepared anew.
-    An interrupted preparation leaves nothing that a later one would take for a dataset.
-
-    Args:
-      root: the folder; `annotations.read_folder` says what it may hold.
-      data_dir: where TFDS keeps prepared datasets.
-
-    Returns:
-      The builder, ready for `as_data_source`; `builder.info.splits` names the splits that are not empty.
-
-    Raises:
-      DatasetError: the folder, its `landmarks.csv` or too many of its images cannot be used.
-    """
-    builder = LandmarkFolder(config=folder_config(root), data_dir=data_dir)
-    builder.download_and_prepare()
-    return builder
 
 
 def _unless_empty(examples: Iterator) -> Iterator | None:

@@ -1,0 +1,79 @@
+"""The MAFL builder against a miniature of CelebA: which images, in which order, and who is shown."""
+
+import miniature_trees
+import numpy as np
+import pytest
+
+from scemae_jax.data.builders.celeba_landmarks import annotations
+from scemae_jax.data.builders.mafl import Mafl
+from scemae_jax.data.images import DatasetError
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    root = tmp_path_factory.mktemp("manual")
+    return root, miniature_trees.celeba(root)
+
+
+def test_images_landmarks_subjects_and_order(made, tmp_path):
+    root, drawn = made
+    examples = miniature_trees.prepare("mafl", root, tmp_path)
+    assert {split: len(found) for split, found in examples.items()} == {"train": 10, "validation": 2, "test": 6}
+    faces = list(drawn.values())
+    for part, splits in (("mafl train", ("train", "validation")), ("mafl test", ("test",))):
+        expected = [index for index, face in enumerate(faces) if face.split == part]
+        found = []
+        for split in splits:
+            indices = []
+            for example in examples[split]:
+                points = [(face.points - (0, 30)) * 136 / 178 for face in faces]
+                index = int(np.argmin([np.abs(example["landmarks"] - p).max() for p in points]))
+                np.testing.assert_allclose(example["landmarks"], points[index], rtol=1e-6, atol=0)
+                error = example["image"] - miniature_trees.resize(faces[index].image[30:208], 136, 136)
+                assert np.abs(error).mean() < 1.5  # JPEG, twice; of another face it is over 20
+                assert example["subject"] == 1000 + index // 4
+                indices.append(index)
+            assert indices == sorted(indices)  # CelebA's order, which pairs test images
+            found += indices
+        assert sorted(found) == expected
+
+
+def test_no_person_is_in_train_and_validation(made, tmp_path):
+    examples = miniature_trees.prepare("mafl", made[0], tmp_path)
+    train, validation = ({example["subject"] for example in examples[split]} for split in ("train", "validation"))
+    assert len(validation) == 1  # a tenth of six
+    assert not train & validation
+
+
+def test_celeba_and_mafl_share_no_training_image(made, tmp_path):
+    """Of the 24, 4 and 12 images of its parts, CelebA keeps those that are not MAFL's, and the whole test part."""
+    root, _ = made
+    examples = miniature_trees.prepare("celeba_landmarks", root, tmp_path)
+    assert {split: len(found) for split, found in examples.items()} == {"train": 12, "validation": 4, "test": 12}
+    mafl = miniature_trees.prepare("mafl", root, tmp_path)
+    images = {
+        name: {example["image"].tobytes() for split in splits for example in source[split]}
+        for name, source, splits in (
+            ("celeba", examples, ("train", "validation")),
+            ("celeba test", examples, ("test",)),
+            ("mafl", mafl, ("train", "validation", "test")),
+            ("mafl test", mafl, ("test",)),
+        )
+    }
+    assert not images["celeba"] & images["mafl"]
+    assert images["mafl test"] < images["celeba test"]
+
+
+def test_the_papers_counts_are_checked(made, monkeypatch, tmp_path):
+    """The lists and CelebA's are checked together, so that a list cut short in the full CelebA is noticed."""
+    counts = {"train": 24, "validation": 4, "test": 12, "MAFL/training.txt": 12, "MAFL/testing.txt": 6}
+    monkeypatch.setattr(annotations, "OFFICIAL_COUNTS", counts)
+    splits = Mafl(data_dir=tmp_path).read_splits(made[0] / "celeba")
+    assert {split: len(faces) for split, faces in splits.items()} == {"train": 12, "test": 6}
+    monkeypatch.setattr(annotations, "OFFICIAL_COUNTS", {**counts, "MAFL/testing.txt": 7})
+    with pytest.raises(DatasetError, match=r"'MAFL/testing\.txt': 6.*officially.*'MAFL/testing\.txt': 7"):
+        Mafl(data_dir=tmp_path).read_splits(made[0] / "celeba")
+
+
+def test_the_published_counts():
+    assert Mafl.OFFICIAL_COUNTS == {"train": 19_000, "test": 1_000}
