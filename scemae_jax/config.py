@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Any, get_args
 
 import ml_collections
 
@@ -15,7 +15,9 @@ Config = Any
 """An `ml_collections.ConfigDict`, whose fields no type checker knows."""
 
 SPLITS = ("train", "validation", "test", "unlabeled")
-STAGES = ("pretrain", "refine", "match", "detect", "report", "export")
+STAGES = ("pretrain", "refine", "match", "detect", "represent", "report", "export")
+ON_REQUEST = ("represent",)
+"""Stages that run only where `config.stages` names them: they take long, and no other stage needs them."""
 
 NORMALISATION = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -26,7 +28,7 @@ NORMALISATION = {
 def default() -> Config:
     """The config that the others start from: the paper's method at DeiT-S size, on synthetic faces."""
     config = ml_collections.ConfigDict()
-    config.stages = STAGES
+    config.stages = tuple(stage for stage in STAGES if stage not in ON_REQUEST)
     config.seed = 0
     config.init = ""  # an exported model, or the name of one that comes with the package, to start stage 1 from
     config.dtype = "float32"  # of the networks' arithmetic: "bfloat16" on TPUs and recent GPUs
@@ -45,6 +47,7 @@ def default() -> Config:
 
     config.model = model = ml_collections.ConfigDict()
     model.encoder = "S/8"
+    model.positions = "sincos"  # position codes; "learned": a table that is trained, as ViT and DeiT have it
     model.decoder_width, model.decoder_depth, model.decoder_heads = 512, 8, 16
     model.mask_ratio = 0.75
     model.normalise_target = True
@@ -93,6 +96,13 @@ def default() -> Config:
     detect.clip = 0.0
     detect.log_every = 50
     detect.checkpoint_every = 500
+
+    config.represent = represent = ml_collections.ConfigDict()
+    represent.stride = 4
+    represent.images = 200  # at most so many test images; 0: all
+    represent.landmarks = 5  # of 68, or all 68; other numbers are taken as they are
+    represent.perplexity = 30.0
+    represent.repeats = 100  # of t-SNE, each from another start
 
     config.report = report = ml_collections.ConfigDict()
     report.examples = 8  # images in each picture
@@ -171,19 +181,23 @@ def check(config: Config) -> None:
       ValueError: a field has a value that does not exist, or does not fit another.
     """
     patch_size = architecture(config).variant.patch_size
-    for stage in ("match", "detect", "export"):
+    for stage in ("match", "detect", "represent", "export"):
         stride = config[stage].stride
         if stride < 1 or patch_size % stride:
             raise ValueError(f"config.{stage}.stride is {stride}: choose a divisor of the patch size {patch_size}")
     choices = {
         ("model", "density"): ("knn", "scaled", "log"),
+        ("model", "positions"): get_args(vit.Positions),
         ("detect", "which"): ("backbone", "projected", "both"),
+        ("represent", "landmarks"): (5, 68),
         ("export", "dtype"): ("float32", "float16"),
         ("data", "cache"): ("host", "none"),
     }
     for (section, name), known in choices.items():
         if config[section][name] not in known:
-            raise ValueError(f"config.{section}.{name} is {config[section][name]!r}: choose one of {', '.join(known)}")
+            raise ValueError(
+                f"config.{section}.{name} is {config[section][name]!r}: choose one of {', '.join(map(str, known))}"
+            )
     for name in ("unlabelled_splits", "train_splits", "test_split"):
         value = config.data[name]
         if unknown := [split for split in ((value,) if isinstance(value, str) else value) if split not in SPLITS]:
@@ -200,6 +214,11 @@ def check(config: Config) -> None:
         raise ValueError(f"config.model.split_layer is {config.model.split_layer}: choose one from 1 to {depth - 1}")
     if config.refine.temperature <= 0:
         raise ValueError(f"config.refine.temperature is {config.refine.temperature}: it must be positive")
+    if config.represent.repeats < 1 or config.represent.perplexity <= 0:
+        raise ValueError(
+            f"config.represent.repeats is {config.represent.repeats} and perplexity {config.represent.perplexity}: "
+            "both must be positive"
+        )
     check_stages(config)
 
 

@@ -48,6 +48,8 @@ class Architecture:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     dtype: str = "float32"
+    positions: vit.Positions = "sincos"
+    """Position codes of the encoder; the decoder's are always sin-cos."""
 
     @functools.cached_property
     def variant(self) -> vit.Variant:
@@ -60,8 +62,16 @@ class Architecture:
         return (images - jnp.array(self.mean)) / jnp.array(self.std)
 
     def build_encoder(self) -> vit.ViT:
-        v = self.variant
-        return vit.ViT(v.width, v.depth, v.num_heads, v.patch_size, dtype=jnp.dtype(self.dtype))
+        v, side = self.variant, WINDOW // self.variant.patch_size
+        return vit.ViT(
+            v.width,
+            v.depth,
+            v.num_heads,
+            v.patch_size,
+            dtype=jnp.dtype(self.dtype),
+            positions=self.positions,
+            grid=(side, side),
+        )
 
     def build_mae(self) -> mae.MaskedAutoencoder:
         return mae.MaskedAutoencoder(

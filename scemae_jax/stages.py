@@ -21,7 +21,7 @@ from scemae_jax.config import Config
 from scemae_jax.data import pipeline, sources
 from scemae_jax.data.augment import MIRRORED, five_points
 from scemae_jax.data.sources import Faces
-from scemae_jax.evaluation import detection, matching
+from scemae_jax.evaluation import detection, matching, representation
 from scemae_jax.evaluation.attention import attentive_near_landmarks
 from scemae_jax.export import export_stablehlo, load, save_model
 from scemae_jax.model import IMAGE_SIZE, Architecture, Model, Which
@@ -96,7 +96,7 @@ class Experiment:
 
     @functools.cached_property
     def initial(self) -> Model | None:
-        """The model that `config.init` names, checked to be of the config's encoder."""
+        """The model that `config.init` names, checked to be of the config's encoder and position codes."""
         if not self.config.init:
             return None
         model = load(self.config.init)
@@ -105,6 +105,11 @@ class Experiment:
             raise ValueError(
                 f"config.init: {self.config.init} has encoder {there.encoder!r}, config.model.encoder is "
                 f"{here.encoder!r}: make them agree"
+            )
+        if there.positions != here.positions:
+            raise ValueError(
+                f"config.init: {self.config.init} has positions {there.positions!r}, config.model.positions is "
+                f"{here.positions!r}: make them agree"
             )
         if (there.mean, there.std) != (here.mean, here.std):
             raise ValueError(
@@ -223,6 +228,17 @@ def _train(experiment: Experiment, task: loop.Task) -> dict[str, Any]:
     }
 
 
+def measured_networks(experiment: Experiment) -> dict[str, tuple[Model, Which]]:
+    """The networks that are compared, with which of their features, by the names that the results have for them."""
+    networks: dict[str, tuple[Model, Which]] = {}
+    if experiment.config.match.baselines:
+        networks["untrained"] = (experiment.untrained(), "backbone")
+    networks["MAE only"] = (experiment.mae(), "backbone")
+    if (model := experiment.model()).refined:
+        networks["SCE-MAE"] = (model, "projected")
+    return networks
+
+
 def run_match(experiment: Experiment) -> dict[str, Any]:
     """Matching errors of the features and the baselines on the same pairs; of 68 landmarks also in 5-point form."""
     settings, split = experiment.config.match, experiment.config.data.test_split
@@ -234,17 +250,11 @@ def run_match(experiment: Experiment) -> dict[str, Any]:
     if available == 68:  # one pass for both forms: the five points are columns of their own
         both = np.concatenate([five_points(faces.landmarks), faces.landmarks], axis=1)
         faces = dataclasses.replace(faces, landmarks=both)
-    mae, model = experiment.mae(), experiment.model()
-
     some = experiment.some_unlabelled_faces().images
     features: dict[str, matching.FeatureFn | None] = {"own location": None}
-    models: dict[str, tuple[Model, Which]] = {"MAE only": (mae, "backbone")}
     if settings.baselines:
         features["raw patches"] = matching.raw_patches
-        models = {"untrained": (experiment.untrained(), "backbone"), **models}
-    if model.refined:
-        models["SCE-MAE"] = (model, "projected")
-    for name, (network, which) in models.items():
+    for name, (network, which) in measured_networks(experiment).items():
         dense = functools.partial(network.features, stride=settings.stride, which=which)
         features[name] = dense
         if name != "untrained":
@@ -317,6 +327,44 @@ def run_detect(experiment: Experiment) -> dict[str, Any]:
     return results
 
 
+def run_represent(experiment: Experiment) -> dict[str, Any]:
+    """Silhouettes of landmark features, and of their t-SNE, whose points are stored for the report."""
+    settings, split = experiment.config.represent, experiment.config.data.test_split
+    faces = experiment.faces(split)
+    faces = faces.take(np.arange(min(len(faces), settings.images or len(faces))))
+    landmarks = faces.landmarks
+    if landmarks.shape[1] == 68:
+        landmarks = _landmarks(faces, settings.landmarks)
+    visible = representation.visible(landmarks)
+    if (visible.sum(axis=0) > 1).sum() < 2 or visible.sum() <= settings.perplexity:
+        return {
+            "skipped": f"{len(faces)} annotated faces in split {split} show {visible.sum()} landmarks: two faces with "
+            f"two each are needed, and more landmarks than config.represent.perplexity, {settings.perplexity:g}"
+            f"{HOW_TO_ANNOTATE}"
+        }
+    found, points = {}, {}
+    for name, (network, which) in measured_networks(experiment).items():
+        dense = functools.partial(network.features, stride=settings.stride, which=which)
+        kind = representation.represent(
+            representation.landmark_features(dense, faces.images, landmarks),
+            perplexity=settings.perplexity, repeats=settings.repeats, seed=experiment.config.seed, name=name,
+        )  # fmt: skip
+        found[name], points[name] = kind.summary(), kind.points
+    path = experiment.workdir / "representation.npz"
+    representation.Embedded(representation.landmark_labels(visible), points).save(path)
+    return {
+        "split": split,
+        "images": len(faces),
+        "landmarks": landmarks.shape[1],
+        "count": int(visible.sum()),
+        "stride": settings.stride,
+        "perplexity": settings.perplexity,
+        "repeats": settings.repeats,
+        "path": path.name,
+        "features": found,
+    }
+
+
 def final_model(experiment: Experiment) -> Model:
     """Backbone, projector and the detectors that were trained."""
     model = experiment.model()
@@ -333,6 +381,7 @@ def run_report(experiment: Experiment) -> dict[str, Any]:
         faces = experiment.some_unlabelled_faces()
     model = final_model(experiment)
     results = {name: r for name, r in read_results(experiment.workdir).items() if not was_skipped(r)}
+    measured = results.get("represent")
     path = build_report(
         experiment.workdir,
         faces=faces,
@@ -343,6 +392,7 @@ def run_report(experiment: Experiment) -> dict[str, Any]:
         metrics=read_metrics(experiment.workdir),
         examples=experiment.config.report.examples,
         seed=experiment.config.seed,
+        embedded=representation.Embedded.load(experiment.workdir / measured["path"]) if measured else None,
     )
     return {"path": str(path.relative_to(experiment.workdir))}
 
@@ -375,6 +425,7 @@ RUN: dict[str, Callable[[Experiment], dict[str, Any]]] = {
     "refine": run_refine,
     "match": run_match,
     "detect": run_detect,
+    "represent": run_represent,
     "report": run_report,
     "export": run_export,
 }
@@ -458,7 +509,7 @@ def run_all(experiment: Experiment) -> dict[str, Any]:
         "encoder": config.model.encoder,
     }
     data = results.setdefault("data", {})
-    for stage in ("match", "detect"):
+    for stage in ("match", "detect", "represent"):
         if stage in config.stages and data.get(stage, experiment.data_version) != experiment.data_version:
             results.pop(stage, None)
             if stage == "detect":
@@ -500,8 +551,9 @@ def outdated(finished: Collection[str], stages: Sequence[str]) -> list[str]:
     """Finished stages that build on one of `stages` that has yet to run."""
     order = configuration.STAGES
     pending = [stage for stage in stages if stage not in finished]
+    builds_on = {"report": order, "represent": ("pretrain", "refine")}
     return [
         stage
         for number, stage in enumerate(order)
-        if stage in finished and any(p in order[:number] and (p in TRAINING or stage == "report") for p in pending)
+        if stage in finished and any(p in order[:number] and p in builds_on.get(stage, TRAINING) for p in pending)
     ]

@@ -89,6 +89,7 @@ def test_configs_describe_networks_that_can_be_built(name, variant):
 def test_the_default_is_the_paper():
     architecture = configuration.architecture(configuration.default())
     assert (architecture.encoder, architecture.projection) == ("S/8", 128)
+    assert architecture.positions == "sincos"
     assert (architecture.split_layer, architecture.attentive_fraction, architecture.num_clusters) == (3, 0.1, 4)
     assert (architecture.decoder_width, architecture.decoder_depth, architecture.decoder_heads) == (512, 8, 16)
     stage = configuration.default().pretrain
@@ -128,6 +129,11 @@ def test_unknown_splits():
         configuration.check(changed(data__train_splits=("train", "trial")))
 
 
+def test_unknown_position_codes():
+    with pytest.raises(ValueError, match=r"config\.model\.positions is 'rotary': choose one of sincos, learned"):
+        configuration.check(changed(model__positions="rotary"))
+
+
 def test_normalisation():
     image = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), np.uint8)
     architecture = configuration.architecture(changed(data__normalisation="faces"))
@@ -142,8 +148,27 @@ def test_stages():
     with pytest.raises(ValueError, match=r"config\.stages names \['train'\]: choose from pretrain, refine"):
         configuration.check_stages(changed(stages=("pretrain", "train")))
     for stages in (("refine", "pretrain"), ("match", "match")):
-        with pytest.raises(ValueError, match="the order is pretrain, refine, match, detect, report, export"):
+        with pytest.raises(ValueError, match="the order is pretrain, refine, match, detect, represent, report, exp"):
             configuration.check_stages(changed(stages=stages))
+
+
+def test_stages_that_take_long_wait_to_be_named():
+    assert configuration.default().stages == ("pretrain", "refine", "match", "detect", "report", "export")
+    configuration.check_stages(changed(stages=("match", "represent", "report")))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"represent__stride": 3}, r"config\.represent\.stride is 3: choose a divisor of the patch size 8"),
+        ({"represent__landmarks": 7}, r"config\.represent\.landmarks is 7: choose one of 5, 68"),
+        ({"represent__repeats": 0}, r"config\.represent\.repeats is 0 and perplexity 30\.0: both must be positive"),
+        ({"represent__perplexity": 0.0}, r"perplexity 0\.0: both must be positive"),
+    ],
+)
+def test_representations_that_cannot_be_made(fields, message):
+    with pytest.raises(ValueError, match=message):
+        configuration.check(changed(**fields))
 
 
 def test_the_hash_changes_with_every_field_but_the_stages():

@@ -15,10 +15,12 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.metrics import silhouette_score
 
 import scemae_jax
 from scemae_jax import config as configuration
 from scemae_jax import main, stages
+from scemae_jax.evaluation.representation import Embedded
 from scemae_jax.training.checkpoints import restore_params
 from scemae_jax.training.metrics import read_metrics
 
@@ -181,6 +183,9 @@ def test_what_ran_before_is_outdated_by_a_stage_it_builds_on():
     assert outdated("pretrain detect", "pretrain refine") == ["detect"]
     assert outdated("pretrain detect report export", "match") == ["report"]
     assert outdated("match export", "pretrain") == ["match", "export"]
+    assert outdated("pretrain refine represent report", "detect") == ["report"]
+    assert outdated("pretrain represent export", "refine") == ["represent", "export"]
+    assert outdated("pretrain match report export", "represent") == ["report"]
 
 
 @pytest.mark.parametrize(
@@ -292,6 +297,7 @@ def test_a_folder_without_annotations_trains_and_says_what_it_cannot_do(run, fol
     results = json.loads((tmp_path / "workdir" / "results.json").read_text())
     assert results["match"]["skipped"].startswith("0 annotated faces in split test, and two make a pair; of the people")
     assert "skipped" in results["detect"]
+    assert results["represent"]["skipped"].startswith("0 annotated faces in split test show 0 landmarks")
     assert "match: skipped, 0 annotated faces" in capsys.readouterr().out
     page = (tmp_path / "workdir" / "report" / "index.html").read_text()
     assert "Similarity to a point" in page
@@ -305,6 +311,7 @@ def test_a_folder_without_annotations_trains_and_says_what_it_cannot_do(run, fol
     assert "pretrain: finished before" in printed
     results = json.loads((tmp_path / "workdir" / "results.json").read_text())
     assert results["match"]["pairs"] == 1
+    assert results["represent"]["skipped"].startswith("3 annotated faces in split test show 15 landmarks")
     assert results["detect"]["5"]["images"] == 3
     assert list(scemae_jax.load(tmp_path / "workdir" / "export" / "scemae.msgpack").heads) == [5]
 
@@ -371,6 +378,32 @@ def test_init_starts_from_an_exported_model(run, finished, experiment_config, tm
 
     assert run(experiment_config(init=str(exported), model__encoder="XS/8"), tmp_path / "other") == 1
     assert "has encoder 'XXS/8', config.model.encoder is 'XS/8': make them agree" in capsys.readouterr().err
+
+
+def test_landmark_features_are_represented_where_that_is_asked_for(run, finished, experiment_config, tmp_path, capsys):
+    exported, workdir = str(finished.workdir / "export" / "scemae.msgpack"), tmp_path / "workdir"
+    settings = {"stride": 8, "images": 6, "perplexity": 4.0, "repeats": 2}
+    config = experiment_config(
+        init=exported,
+        stages=("represent", "report"),
+        **{f"represent__{name}": value for name, value in settings.items()},
+    )
+    assert run(config, workdir) == 0
+    represent = json.loads((workdir / "results.json").read_text())["represent"]
+    assert {name: represent[name] for name in settings} == settings
+    assert (represent["landmarks"], represent["count"], represent["split"]) == (5, 6 * 5, "test")
+    embedded = Embedded.load(workdir / represent["path"])
+    assert embedded.labels.tolist() == 6 * [0, 1, 2, 3, 4]
+    assert list(embedded.points) == list(represent["features"]) == ["untrained", "MAE only", "SCE-MAE"]
+    for name, found in represent["features"].items():
+        first = silhouette_score(embedded.points[name], embedded.labels)
+        # Of two values, each is off their mean by their sample deviation over the root of 2.
+        assert abs(first - found["embedded"]) == pytest.approx(found["deviation"] / 2**0.5, abs=1e-6)
+    assert "Landmark features by t-SNE" in (workdir / "report" / "index.html").read_text()
+
+    capsys.readouterr()
+    assert run(config, workdir) == 0
+    assert capsys.readouterr().out.count("finished before") == 2
 
 
 def test_the_gpu_script_s_smoke_run_leaves_results_and_model(config_file, tmp_path):

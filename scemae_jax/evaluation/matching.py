@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Num
 from tqdm import tqdm
 
 from scemae_jax.data.sources import Faces
@@ -52,6 +52,18 @@ def warped_views(keys: Key[Array, "b"], images: Float[Array, "b 136 136 3"], lan
     return jax.lax.map(lambda arguments: views(*arguments), (keys, images, landmarks))
 
 
+def upsampled(features: Float[Array, "*b g g c"]) -> Float[Array, "*b 96 96 c"]:
+    """A feature for each pixel of the window, bilinearly between those of the map, and of unit length."""
+    features = jax.image.resize(features, (*features.shape[:-3], WINDOW, WINDOW, features.shape[-1]), "linear")
+    return features / jnp.maximum(jnp.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
+
+
+def features_at(features: Float[Array, "g g c"], points: Num[Array | np.ndarray, "l 2"]) -> Float[Array, "l c"]:
+    """The upsampled map at points (x, y) of the window, which are rounded, and clipped to it."""
+    x, y = jnp.clip(jnp.round(points), 0, WINDOW - 1).astype(jnp.int32).T
+    return upsampled(features)[y, x]
+
+
 def predict_matches(
     reference: Float[Array, "g g c"], other: Float[Array, "h h c"], queries: Float[Array, "l 2"]
 ) -> Float[Array, "l 2"]:
@@ -59,14 +71,7 @@ def predict_matches(
 
     Maps are upsampled bilinearly to the window; queries are rounded, and clipped to it.
     """
-
-    def upsampled(features: Array) -> Array:
-        features = jax.image.resize(features, (WINDOW, WINDOW, features.shape[-1]), "linear")
-        return features / jnp.maximum(jnp.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
-
-    x, y = jnp.clip(jnp.round(queries), 0, WINDOW - 1).astype(jnp.int32).T
-    wanted = upsampled(reference)[y, x]
-    similarity = wanted @ upsampled(other).reshape(WINDOW * WINDOW, -1).T
+    similarity = features_at(reference, queries) @ upsampled(other).reshape(WINDOW * WINDOW, -1).T
     best = jnp.argmax(similarity, axis=-1)
     return jnp.stack([best % WINDOW, best // WINDOW], axis=-1).astype(jnp.float32)
 
@@ -78,7 +83,8 @@ def matching_error(
     return SCALE * jnp.linalg.norm(jnp.asarray(predicted) - jnp.asarray(truth), axis=-1)
 
 
-def _in_window(points: Float[np.ndarray, "... 2"]) -> Bool[np.ndarray, "..."]:
+def in_window(points: Float[np.ndarray, "... 2"]) -> Bool[np.ndarray, "..."]:
+    """Whether the pixels nearest to points (x, y) of the window belong to it."""
     return np.all((points >= -0.5) & (points <= WINDOW - 0.5), axis=-1)
 
 
@@ -158,9 +164,9 @@ def match(
         truths = {"same": views.landmarks_once[a] - offset, "different": views.landmarks_once[b] - offset}
 
         kept = slice(0, len(chunk))
-        visible = _in_window(np.asarray(queries))
-        inside_same.append((visible & _in_window(np.asarray(truths["same"])))[kept])
-        inside_different.append((visible & _in_window(np.asarray(truths["different"])))[kept])
+        visible = in_window(np.asarray(queries))
+        inside_same.append((visible & in_window(np.asarray(truths["same"])))[kept])
+        inside_different.append((visible & in_window(np.asarray(truths["different"])))[kept])
         far.append(np.asarray(matching_error(queries, truths["different"]) > FAR)[kept])
         for name, feature_fn in features.items():
             if feature_fn is None:

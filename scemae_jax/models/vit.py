@@ -1,6 +1,7 @@
 """The Vision Transformer encoder (Dosovitskiy et al. 2021, with the details of He et al. 2022).
 
-Pre-norm blocks, LayerNorm eps 1e-6, exact GELU, QKV bias, a CLS token and fixed 2-D sin-cos position codes.
+Pre-norm blocks, LayerNorm eps 1e-6, exact GELU, QKV bias, a CLS token; position codes are fixed 2-D sin-cos ones (MAE)
+or a learned table (ViT, DeiT).
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 LAYER_NORM_EPSILON = 1e-6
+
+Positions = Literal["sincos", "learned"]
+"""Position codes: the fixed function of He et al. 2022, or a table trained with the rest."""
 
 xavier_uniform = nn.initializers.xavier_uniform()
 token_init = nn.initializers.normal(stddev=0.02)
@@ -38,13 +42,14 @@ _SIZES = {
     "T": {"width": 192, "depth": 12, "num_heads": 3, "projection": 64},
     "S": {"width": 384, "depth": 12, "num_heads": 6, "projection": 128},
     "B": {"width": 768, "depth": 12, "num_heads": 12, "projection": 256},
+    "L": {"width": 1024, "depth": 24, "num_heads": 16, "projection": 256},
 }
 
 
 def variant(name: str) -> Variant:
     """Sizes of a named encoder: `"S/8"` is DeiT-S with patches of 8x8 pixels.
 
-    T, S and B are DeiT's tiny, small and base; XS and XXS are for CPUs and tests.
+    T, S and B are DeiT's tiny, small and base, L is ViT's large; XS and XXS are for CPUs and tests.
 
     Raises:
       ValueError: the name is not `SIZE/PATCH` with a known size.
@@ -53,6 +58,19 @@ def variant(name: str) -> Variant:
     if size not in _SIZES or not patch.isdigit() or int(patch) < 1:
         raise ValueError(f"unknown encoder {name!r}: use SIZE/PATCH, e.g. 'S/8', with SIZE one of {list(_SIZES)}")
     return Variant(patch_size=int(patch), **_SIZES[size])
+
+
+def variant_name(width: int, depth: int, patch_size: int) -> str:
+    """The name that `variant` knows an encoder of these sizes by; the heads follow from it.
+
+    Raises:
+      ValueError: no named encoder has this width and depth.
+    """
+    for size, known in _SIZES.items():
+        if (width, depth) == (known["width"], known["depth"]):
+            return f"{size}/{patch_size}"
+    sizes = ", ".join(f"{size} ({known['width']}, {known['depth']})" for size, known in _SIZES.items())
+    raise ValueError(f"no named encoder has width {width} and depth {depth}; those known, as (width, depth): {sizes}")
 
 
 def sincos_position_code(width: int, rows: int, columns: int) -> np.ndarray:
@@ -74,6 +92,11 @@ def sincos_position_code(width: int, rows: int, columns: int) -> np.ndarray:
         return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
     return np.concatenate([code(x), code(y)], axis=1).astype(np.float32)
+
+
+def position_table(width: int, rows: int, columns: int) -> Float[np.ndarray, "1 1+n d"]:
+    """The sin-cos code as a table for all tokens, zeros for CLS first: what a learned table starts from."""
+    return np.pad(sincos_position_code(width, rows, columns), ((1, 0), (0, 0)))[None]
 
 
 def patchify(images: Float[Array, "b h w c"], patch_size: int) -> Float[Array, "b n p"]:
@@ -151,23 +174,47 @@ class ViT(nn.Module):
     patch_size: int
     mlp_ratio: float = 4.0
     dtype: DTypeLike = jnp.float32
+    positions: Positions = "sincos"
+    """With "learned", `embed` adds the parameter `position_code` `[1, 1 + N, D]`, CLS first."""
+    grid: tuple[int, int] = (12, 12)
+    """Rows and columns of patches that a learned table is for; the sin-cos code takes any."""
 
     def setup(self) -> None:
         self.patch_projection = dense(self.width, dtype=self.dtype)
         self.cls_token = self.param("cls_token", token_init, (1, 1, self.width))
+        if self.positions == "learned":
+            self.position_code = self.param("position_code", self._initial_positions)
         self.blocks = [Block(self.num_heads, self.mlp_ratio, self.dtype) for _ in range(self.depth)]
         self.norm = layer_norm(dtype=self.dtype)
 
+    def _initial_positions(self, _: Key[Array, ""]) -> Float[Array, "1 1+n d"]:
+        return jnp.asarray(position_table(self.width, *self.grid))
+
+    def _positions(self, rows: int, columns: int) -> Float[Array, "1 1+n d"]:
+        if self.positions == "sincos":
+            return jnp.asarray(position_table(self.width, rows, columns))
+        if (rows, columns) != self.grid:
+            raise ValueError(
+                f"images of {rows}x{columns} patches for an encoder whose learned position table is for "
+                f"{self.grid[0]}x{self.grid[1]}: give images of that size, or use the sin-cos code"
+            )
+        return self.position_code
+
     def embed(self, images: Float[Array, "b h w c"], keep: Int[Array, "b k"] | None = None) -> Float[Array, "b 1+k d"]:
-        """Patch embeddings with their position codes, CLS first; `keep` selects patches (all of them without it)."""
-        rows, columns = images.shape[1] // self.patch_size, images.shape[2] // self.patch_size
-        positions = jnp.asarray(sincos_position_code(self.width, rows, columns))[None]
+        """Patch embeddings with their position codes, CLS first; `keep` selects patches (all of them without it).
+
+        Raises:
+          ValueError: the images do not divide into patches, or into those that a learned position table is for.
+        """
+        table = self._positions(images.shape[1] // self.patch_size, images.shape[2] // self.patch_size)
+        positions = table[:, 1:]
         patches = patchify(images, self.patch_size)
         if keep is not None:
             patches = jnp.take_along_axis(patches, keep[..., None], axis=1)
             positions = positions[0][keep]
         tokens = self.patch_projection(patches) + positions.astype(self.dtype)
-        cls_token = jnp.broadcast_to(self.cls_token.astype(self.dtype), (images.shape[0], 1, self.width))
+        cls_token = (self.cls_token + table[:, :1]).astype(self.dtype)
+        cls_token = jnp.broadcast_to(cls_token, (images.shape[0], 1, self.width))
         return jnp.concatenate([cls_token, tokens], axis=1)
 
     def layers(

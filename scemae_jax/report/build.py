@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Num, UInt8
 
 from scemae_jax.data.augment import five_points
 from scemae_jax.data.sources import Faces
-from scemae_jax.evaluation import detection, matching
+from scemae_jax.evaluation import detection, matching, representation
 from scemae_jax.model import IMAGE_SIZE, WINDOW, Architecture, Model, bind, centre_window
 from scemae_jax.models import mae as masked_autoencoder
 from scemae_jax.models import vit
@@ -49,6 +49,7 @@ def build_report(
     metrics: list[dict[str, Any]],
     examples: int,
     seed: int,
+    embedded: representation.Embedded | None = None,
 ) -> Path:
     """Writes `report/index.html` and its pictures, also as PNG files beside it, under the workdir.
 
@@ -62,6 +63,7 @@ def build_report(
       metrics: rows of metrics.jsonl.
       examples: faces in a picture, at most.
       seed: decides which faces are shown and what is masked.
+      embedded: the points that results["represent"] is about, if that was measured.
 
     Returns:
       The path of the page.
@@ -78,6 +80,8 @@ def build_report(
     maps = feature_maps(mae, model, shown)
     pictures |= similarity_pictures(maps, shown)
     pictures |= match_pictures(maps, shown)
+    if embedded:
+        pictures |= embedding_pictures(embedded, results["represent"])
     if shown.landmarks.size:
         for count, detect in sorted(detectors.items()):
             pictures |= detection_pictures(detect, count, shown)
@@ -260,25 +264,20 @@ def feature_maps(mae: Model, model: Model, faces: Faces) -> dict[str, Float[Arra
 
 @jax.jit
 def cosine_maps(
-    reference: Float[Array, "g g c"], maps: Float[Array, "n g g c"], queries: Int[Array, "q 2"]
+    reference: Float[Array, "g g c"], maps: Float[Array, "n g g c"], queries: Num[Array | np.ndarray, "q 2"]
 ) -> Float[Array, "q n 96 96"]:
-    """Cosine similarity of the reference's features at whole pixels (x, y) to all of the maps, upsampled."""
-
-    def upsampled(features: Array) -> Array:
-        features = jax.image.resize(features, (*features.shape[:-3], WINDOW, WINDOW, features.shape[-1]), "linear")
-        return features / jnp.maximum(jnp.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
-
-    wanted = upsampled(reference)[queries[:, 1], queries[:, 0]]
-    return jnp.einsum("qc,nhwc->qnhw", wanted, upsampled(maps))
+    """Cosine similarity of the reference's features at points (x, y) to all of the maps, upsampled."""
+    wanted = matching.features_at(reference, queries)
+    return jnp.einsum("qc,nhwc->qnhw", wanted, matching.upsampled(maps))
 
 
 def similarity_pictures(maps: Mapping[str, Array], faces: Faces) -> dict[str, Picture]:
     faces = faces.take(np.arange(min(MAPPED_FACES, len(faces))))
     names, points, truth = query_points(faces.landmarks)
     picked = np.unique(np.linspace(0, len(names) - 1, DRAWN_QUERIES).round().astype(int))
-    queries = np.clip(np.round(points[0, picked]), 0, WINDOW - 1).astype(np.int32)
     similarity = {
-        name: np.asarray(cosine_maps(features[0], features[: len(faces)], queries)) for name, features in maps.items()
+        name: np.asarray(cosine_maps(features[0], features[: len(faces)], points[0, picked]))
+        for name, features in maps.items()
     }
     rows = [
         figures.SimilarityRow(f"{names[point]}\n{kind}", points[0, point], truth[:, point], found[i])
@@ -324,6 +323,24 @@ def match_pictures(maps: Mapping[str, Array], faces: Faces) -> dict[str, Picture
     drawn = figures.png(figures.matches(images[a], images[b], found))
     alt = "Pairs of faces with lines from landmarks of one to the matches found in the other"
     return {"matches": Picture("Landmarks matched across people", caption, drawn, alt)}
+
+
+def embedding_pictures(embedded: representation.Embedded, represent: dict[str, Any]) -> dict[str, Picture]:
+    count = represent["landmarks"]
+    names = QUERY_NAMES if count == len(QUERY_NAMES) else [f"point {i + 1}" for i in range(count)]
+    panels = {
+        f"{name}: silhouette {represent['features'][name]['embedded']:.2f}": points
+        for name, points in embedded.points.items()
+    }
+    caption = (
+        f"The features of {count} landmarks of many people, one dot each, in the plane of one t-SNE, which keeps "
+        "neighbours together. Look for one tight island for each colour, apart from the others; mixed colours are "
+        "landmarks that the features do not tell apart. Directions and distances between islands mean nothing. "
+        f"The silhouettes are means over {represent['repeats']} t-SNE."
+    )
+    drawn = figures.png(figures.embeddings(panels, embedded.labels, names))
+    alt = "Landmark features as points in the plane, coloured by landmark, one panel for each kind of features"
+    return {"embeddings": Picture("Landmark features by t-SNE", caption, drawn, alt)}
 
 
 def detection_pictures(detect: Detector, count: int, faces: Faces) -> dict[str, Picture]:

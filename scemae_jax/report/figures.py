@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from matplotlib import patheffects, ticker
+from matplotlib import colormaps, patheffects, ticker
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
 """Those of Okabe and Ito, which people with any kind of colour vision tell apart."""
@@ -219,6 +220,38 @@ def matches(
             _dots(cell, pair.queries, colours, 5.5)
             _dots(cell, pair.predicted + shift, colours, 5.5)
             cell.set_title(pair.label, color=INK, fontsize=8, pad=3)
+    return figure
+
+
+def embeddings(
+    panels: Mapping[str, Float[np.ndarray, "s 2"]], labels: Int[np.ndarray, "s"], names: Sequence[str]
+) -> Figure:
+    """Points of a plane, coloured by label, one panel a kind; few labels are named in a legend below.
+
+    Args:
+      panels: by title.
+      labels: of the points of each panel, from 0.
+      names: of the labels.
+    """
+    few = len(names) <= len(COLOURS)
+    colours = COLOURS if few else colormaps["turbo"](np.linspace(0, 1, len(names)))
+    palette = np.array([to_rgb(colour) for colour in colours])
+    side = WIDTH / max(len(panels), 2)
+    figure = Figure(figsize=(WIDTH, side + (0.5 if few else 0.25)), layout="constrained")
+    axes = figure.subplots(1, max(len(panels), 2), squeeze=False)[0]
+    for cell in axes:
+        cell.set(xticks=[], yticks=[], facecolor="none")
+        cell.spines[:].set_visible(False)
+    for cell, (title, points) in zip(axes, panels.items(), strict=False):
+        cell.scatter(*points.T, s=14, c=palette[labels], edgecolors="black", linewidths=0.3, gid="embedded")
+        cell.set_aspect("equal", "datalim")
+        cell.set_title(title, color=INK, fontsize=9, pad=3)
+    if few:
+        edge = {"linestyle": "", "marker": "o", "markeredgecolor": "black", "markeredgewidth": 0.3}
+        marks = [Line2D([], [], color=colour, **edge) for colour in palette[: len(names)]]
+        legend = figure.legend(marks, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=8)
+        for text in legend.get_texts():
+            text.set_color(INK)
     return figure
 
 

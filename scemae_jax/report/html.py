@@ -71,7 +71,7 @@ class Headline(NamedTuple):
 
 
 class Cell(NamedTuple):
-    error: str
+    value: str
     deviation: str
     count: str  # pyright: ignore[reportIncompatibleMethodOverride] - of tuple, where nobody calls it
     """Of the landmarks or images; empty where the column's head has it for all."""
@@ -85,7 +85,7 @@ class Column(NamedTuple):
 
 
 class Results(NamedTuple):
-    """A table of errors: a row for each method."""
+    """A table of errors or silhouettes: a row for each method."""
 
     title: str
     remark: str
@@ -127,7 +127,7 @@ def write_report(
     page = environment.get_template("page.html").render(
         title=title,
         headlines=headlines(results),
-        tables=[*matching_tables(results), *detection_tables(results)],
+        tables=[*matching_tables(results), *detection_tables(results), *representation_tables(results)],
         sections=[(name, list(group)) for name, group in itertools.groupby(pictures, lambda p: p.section)],
         run=run_facts(results),
         stage_columns=STAGE_COLUMNS,
@@ -205,6 +205,36 @@ def detection_tables(results: dict[str, Any]) -> list[Results]:
         "the backbone stays frozen. Lower is better; the best is bold."
     )
     return [Results("Landmark detection", remark, "Method", names, columns)]
+
+
+def representation_tables(results: dict[str, Any]) -> list[Results]:
+    represent = results.get("represent")
+    if not represent:
+        return []
+    rows = represent["features"].values()
+    columns = [
+        _silhouettes("feature space", "cosine distance", [(row["silhouette"], None) for row in rows]),
+        _silhouettes("t-SNE", "in the plane", [(row["embedded"], row["deviation"]) for row in rows]),
+    ]
+    remark = (
+        f"Silhouette coefficient of {number(represent['count'])} features of {represent['landmarks']} landmarks in "
+        f"{count_of(represent['images'], 'image')} of the split {represent['split']}, features every "
+        f"{represent['stride']} pixels: 1 where those of one landmark lie close together and far from all others, 0 "
+        "where landmarks touch, negative where they mix. t-SNE: mean ± sample deviation over "
+        f"{count_of(represent['repeats'], 'run')}, perplexity {represent['perplexity']:g}. Higher is better; the best "
+        "is bold."
+    )
+    return [Results("Landmark features", remark, "Features", list(represent["features"]), columns)]
+
+
+def _silhouettes(title: str, remark: str, values: Sequence[tuple[float, float | None]]) -> Column:
+    """Marks the highest means, alike as printed."""
+    best = number(max(mean for mean, _ in values), 3)
+    cells = []
+    for mean, deviation in values:
+        spread = number(deviation, 3) if deviation is not None else ""
+        cells.append(Cell(number(mean, 3), spread, "", number(mean, 3) == best))
+    return Column(title, remark, cells)
 
 
 def _by_count(results: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

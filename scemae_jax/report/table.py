@@ -9,7 +9,7 @@ from rich.table import Table
 
 
 def print_results(results: dict[str, Any]) -> None:
-    """Prints matching and detection errors beside the baselines, as far as they were measured."""
+    """Prints matching and detection errors and silhouettes, beside the baselines, as far as they were measured."""
     console = Console()
     for form in matching_forms(results.get("match", {})):
         title = f"Matching of {form['landmarks']} landmarks: error in {form['unit']}, {form['pairs']} pairs"
@@ -28,6 +28,15 @@ def print_results(results: dict[str, Any]) -> None:
         table.add_column("error", justify="right")
         for name, errors in detect["methods"].items():
             table.add_row(name, f"{errors['error']:.2f} ± {errors['deviation']:.2f}")
+        console.print(table)
+    if "features" in (represent := results.get("represent", {})):
+        title = f"Silhouettes of {represent['count']} features of {represent['landmarks']} landmarks"
+        table = Table("features", title=title)
+        for column in ("feature space", f"t-SNE, {represent['repeats']} runs"):
+            table.add_column(column, justify="right")
+        for name, found in represent["features"].items():
+            spread = "" if found["deviation"] is None else f" ± {found['deviation']:.3f}"
+            table.add_row(name, f"{found['silhouette']:.3f}", f"{found['embedded']:.3f}{spread}")
         console.print(table)
     for stage in ("report", "export"):
         if "path" in results.get(stage, {}):

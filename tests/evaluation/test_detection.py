@@ -42,6 +42,18 @@ def test_inter_ocular_error_by_hand():
     assert detection.summarise(predicted, truth, None)["error"] == pytest.approx(250 / 125**0.5)
 
 
+def test_every_image_s_error_is_over_its_own_inter_ocular_distance():
+    """Eyes 30 and 60 pixels apart; all five points 3-4-5 and 6-8-10 triangles, or nothing, away from the truth."""
+    near = np.array([[50.0, 60], [80, 60], [65, 75], [55, 90], [75, 90]])
+    far = np.array([[40.0, 50], [76, 98], [60, 80], [45, 100], [85, 100]])  # the eyes 36 across and 48 down
+    truth = np.stack([near, far])
+    offsets = np.array([[[3.0, 4], [-3, 4], [0, 5], [6, 8], [0, 0]], [[0, 0], [6, -8], [0, 0], [-10, 0], [3, 4]]])
+    # Mean distances (5 + 5 + 5 + 10 + 0) / 5 = 5 of 30, and (0 + 10 + 0 + 10 + 5) / 5 = 5 of 60.
+    errors = detection.inter_ocular_error(truth + offsets, truth, detection.EYES[5])
+    np.testing.assert_allclose(errors, [100 / 6, 100 / 12], rtol=1e-6)
+    assert detection.summarise(truth + offsets, truth, detection.EYES[5])["error"] == pytest.approx(12.5)
+
+
 def test_eyes_of_68_landmarks_are_the_outer_corners():
     truth = np.random.default_rng(0).uniform(0, 136, (1, 68, 2))
     truth[0, 36], truth[0, 45] = [40, 60], [90, 60]

@@ -63,6 +63,20 @@ def test_error_is_in_pixels_of_a_70x70_image():
     np.testing.assert_allclose(errors, [3.6458333, 70, 0], rtol=1e-6)
 
 
+def test_errors_are_averaged_over_landmarks_and_pairs_by_hand():
+    nan = np.nan
+    errors = matching.Errors(
+        same=np.array([[1.0, 3, nan], [8, nan, nan], [nan, nan, nan]]),
+        different=np.array([[2.0, 4, 6], [10, nan, 2], [nan, nan, nan]]),
+        far=np.array([[False, True, False], [True, True, False], [True, True, True]]),
+    )
+    assert errors.summary() == {
+        "same": {"error": 4.0, "deviation": 3.0, "count": 3},  # 12 / 3; the pairs' means are 2 and 8
+        "different": {"error": 4.8, "deviation": 1.0, "count": 5},  # 24 / 5; 4 and 6
+        "different, far": {"error": 7.0, "deviation": 3.0, "count": 2},  # 4 and 10
+    }
+
+
 def test_pairs_are_consecutive():
     np.testing.assert_array_equal(matching.consecutive_pairs(7), [[0, 1], [2, 3], [4, 5]])
     np.testing.assert_array_equal(matching.consecutive_pairs(7, limit=2), [[0, 1], [2, 3]])

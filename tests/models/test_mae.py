@@ -1,31 +1,20 @@
 import dataclasses
+import functools
 
 import jax
 import numpy as np
 import pytest
 import torch
+from flax import traverse_util
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
+from transformers.initialization import no_init_weights
 from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_position_embedding
 
+from scemae_jax.convert import from_torch, to_torch
 from scemae_jax.models import mae, vit
-
-
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-    width: int
-    depth: int
-    heads: int
-    decoder_width: int
-    decoder_depth: int
-    decoder_heads: int
-    image: int = 96
-
-
-SHALLOW_T = Sizes(width=192, depth=2, heads=3, decoder_width=64, decoder_depth=2, decoder_heads=4, image=48)
-XS = Sizes(width=96, depth=6, heads=3, decoder_width=128, decoder_depth=4, decoder_heads=4)
 
 
 def position_code(width, side):
@@ -34,108 +23,124 @@ def position_code(width, side):
     return torch.cat([code[:, width // 2 :], code[:, : width // 2]], dim=1)
 
 
-def reference(sizes, normalise):
+def reference(encoder, image, decoder, normalise=True):
     """Hugging Face's MAE with random weights, biases and scales included, so that none can be left out unseen."""
-    network = ViTMAEForPreTraining(
-        ViTMAEConfig(
-            image_size=sizes.image,
-            patch_size=8,
-            hidden_size=sizes.width,
-            num_hidden_layers=sizes.depth,
-            num_attention_heads=sizes.heads,
-            intermediate_size=4 * sizes.width,
-            decoder_hidden_size=sizes.decoder_width,
-            decoder_num_hidden_layers=sizes.decoder_depth,
-            decoder_num_attention_heads=sizes.decoder_heads,
-            decoder_intermediate_size=4 * sizes.decoder_width,
-            layer_norm_eps=1e-6,
-            norm_pix_loss=normalise,
-        )
-    ).eval()
+    v, (decoder_width, decoder_depth, decoder_heads) = vit.variant(encoder), decoder
+    with no_init_weights():
+        network = ViTMAEForPreTraining(
+            ViTMAEConfig(
+                image_size=image,
+                patch_size=v.patch_size,
+                hidden_size=v.width,
+                num_hidden_layers=v.depth,
+                num_attention_heads=v.num_heads,
+                intermediate_size=4 * v.width,
+                decoder_hidden_size=decoder_width,
+                decoder_num_hidden_layers=decoder_depth,
+                decoder_num_attention_heads=decoder_heads,
+                decoder_intermediate_size=4 * decoder_width,
+                layer_norm_eps=1e-6,
+                norm_pix_loss=normalise,
+            )
+        ).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, weight in network.named_parameters():
             spread = 0.1 if weight.ndim < 2 else 1 / np.sqrt(weight[0].numel())
             offset = 1.0 if "norm" in name and name.endswith("weight") else 0.0
             weight.copy_(offset + spread * torch.randn(weight.shape, generator=generator))
-        side = sizes.image // 8
-        network.vit.embeddings.position_embeddings.copy_(position_code(sizes.width, side))
-        network.decoder.decoder_pos_embed.copy_(position_code(sizes.decoder_width, side))
+        side = image // v.patch_size
+        network.vit.embeddings.position_embeddings.copy_(position_code(v.width, side))
+        network.decoder.decoder_pos_embed.copy_(position_code(decoder_width, side))
     return network
 
 
-def ours(network):
-    """The parameters of our `MaskedAutoencoder` that equal those of Hugging Face's."""
-    weights = {name: weight.numpy() for name, weight in network.state_dict().items()}
-
-    def linear(*names):
-        return {
-            "kernel": np.concatenate([weights[f"{name}.weight"] for name in names]).T,
-            "bias": np.concatenate([weights[f"{name}.bias"] for name in names]),
-        }
-
-    def norm(name):
-        return {"scale": weights[f"{name}.weight"], "bias": weights[f"{name}.bias"]}
-
-    def block(name):
-        return {
-            "norm_attention": norm(f"{name}.layernorm_before"),
-            "attention": {
-                "qkv": linear(*(f"{name}.attention.{part}_proj" for part in "qkv")),
-                "out": linear(f"{name}.attention.o_proj"),
-            },
-            "norm_mlp": norm(f"{name}.layernorm_after"),
-            "mlp_in": linear(f"{name}.mlp.fc1"),
-            "mlp_out": linear(f"{name}.mlp.fc2"),
-        }
-
-    convolution = weights["vit.embeddings.patch_embeddings.projection.weight"]  # [d, channel, row, column]
-    encoder = {
-        "patch_projection": {
-            "kernel": convolution.transpose(2, 3, 1, 0).reshape(-1, len(convolution)),
-            "bias": weights["vit.embeddings.patch_embeddings.projection.bias"],
-        },
-        "cls_token": weights["vit.embeddings.cls_token"],
-        "norm": norm("vit.layernorm"),
-        **{f"blocks_{i}": block(f"vit.layers.{i}") for i in range(len(network.vit.layers))},
-    }
-    decoder = {
-        "embed": linear("decoder.decoder_embed"),
-        "mask_token": weights["decoder.mask_token"],
-        "norm": norm("decoder.decoder_norm"),
-        "pixels": linear("decoder.decoder_pred"),
-        **{f"blocks_{i}": block(f"decoder.decoder_layers.{i}") for i in range(len(network.decoder.decoder_layers))},
-    }
-    return {"encoder": encoder, "decoder": decoder}
+SMALL = ("XXS/8", 48, (64, 2, 4))
+PAPER = ("T/8", 96, (512, 8, 16))
+IMAGENET = ("B/16", 224, (512, 8, 16))
 
 
-def build(sizes, normalise=True):
-    encoder = vit.ViT(sizes.width, sizes.depth, sizes.heads, 8)
-    return mae.MaskedAutoencoder(
-        encoder, sizes.decoder_width, sizes.decoder_depth, sizes.decoder_heads, normalise_target=normalise
+@functools.cache
+def pair(encoder, image, decoder, normalise=True):
+    """Hugging Face's network, and ours with the same weights."""
+    network = reference(encoder, image, decoder, normalise)
+    model = from_torch(network.state_dict(), encoder=encoder, decoder_heads=decoder[2]).model
+    return network, dataclasses.replace(
+        model, architecture=dataclasses.replace(model.architecture, normalise_target=normalise)
     )
 
 
-@pytest.mark.parametrize(("sizes", "normalise"), [(SHALLOW_T, True), (SHALLOW_T, False), (XS, True)])
-def test_equals_hugging_face(sizes, normalise):
-    rng = np.random.default_rng(1)
-    images = rng.normal(size=(2, sizes.image, sizes.image, 3)).astype(np.float32)
-    noise = rng.random((2, (sizes.image // 8) ** 2)).astype(np.float32)
-    network = reference(sizes, normalise)
+def batch(encoder, image, size):
+    rng, patches = np.random.default_rng(1), (image // vit.variant(encoder).patch_size) ** 2
+    return rng.normal(size=(size, image, image, 3)).astype(np.float32), rng.random((size, patches)).astype(np.float32)
+
+
+def torch_inputs(images, noise):
+    return {"pixel_values": torch.from_numpy(images.transpose(0, 3, 1, 2)), "noise": torch.from_numpy(noise)}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "normalise", "size"), [(SMALL, True, 2), (SMALL, False, 2), (PAPER, True, 2), (IMAGENET, True, 1)]
+)
+def test_equals_hugging_face(sizes, normalise, size):
+    network, model = pair(*sizes, normalise)
+    images, noise = batch(*sizes[:2], size)
     with torch.no_grad():
-        expected = network(torch.from_numpy(images.transpose(0, 3, 1, 2)), noise=torch.from_numpy(noise))
-    output = jax.jit(build(sizes, normalise).apply)({"params": ours(network)}, images, noise)
+        expected = network(**torch_inputs(images, noise))
+        encoded = network.vit(**torch_inputs(images, noise)).last_hidden_state
+
+    @jax.jit
+    def ours(params, images, noise):
+        keep = mae.mask_by_noise(noise, 0.75).keep
+        tokens = model.architecture.build_encoder().apply({"params": params["encoder"]}, images, keep)
+        return tokens, model.architecture.build_mae().apply({"params": params}, images, noise)
+
+    tokens, output = ours(model.params, images, noise)
     np.testing.assert_array_equal(output.mask, expected.mask.numpy())
+    np.testing.assert_allclose(tokens, encoded.numpy(), atol=1e-4)
     np.testing.assert_allclose(output.reconstruction, expected.logits.numpy(), atol=1e-4)
     np.testing.assert_allclose(output.loss, expected.loss.item(), atol=1e-4)
 
 
+def test_gradients_equal_hugging_face():
+    """Of the loss, by all parameters; those of PyTorch are brought to our names and layout as weights are."""
+    network, model = pair(*PAPER)
+    images, noise = batch(*PAPER[:2], 2)
+    network.zero_grad()
+    network(**torch_inputs(images, noise)).loss.backward()
+    gradients = {name: w.detach() if w.grad is None else w.grad for name, w in network.named_parameters()}
+    fixed = {name for name, weight in network.named_parameters() if weight.grad is None}
+    assert fixed == {"vit.embeddings.position_embeddings", "decoder.decoder_pos_embed"}
+    expected = traverse_util.flatten_dict(from_torch(gradients).model.params, sep=".")
+
+    def loss(params):
+        return model.architecture.build_mae().apply({"params": params}, images, noise).loss
+
+    ours = traverse_util.flatten_dict(jax.jit(jax.grad(loss))(model.params), sep=".")
+    assert ours.keys() == expected.keys()
+    for name, gradient in expected.items():
+        error = np.linalg.norm(np.ravel(ours[name] - gradient)) / np.linalg.norm(np.ravel(gradient))
+        assert error < 1e-3, f"{name}: {error}"
+
+
+@pytest.mark.parametrize("sizes", [SMALL, PAPER, IMAGENET])
+def test_weights_come_back_bit_for_bit(sizes):
+    network, model = pair(*sizes)
+    back, there = to_torch(model, "huggingface", image_size=sizes[1]), network.state_dict()
+    assert back.keys() == there.keys()
+    for name, weight in there.items():
+        if name in ("vit.embeddings.position_embeddings", "decoder.decoder_pos_embed"):  # computed anew
+            np.testing.assert_allclose(back[name], weight.numpy(), atol=1e-6)
+        else:
+            np.testing.assert_array_equal(back[name], weight.numpy())
+
+
 def test_parameters_are_those_of_hugging_face():
-    """The mapping above leaves no parameter of ours out, nor invents one."""
+    """The conversion leaves no parameter of ours out, nor invents one."""
+    _, model = pair(*SMALL)
     images, noise = np.zeros((1, 48, 48, 3), np.float32), np.zeros((1, 36), np.float32)
-    shapes = jax.eval_shape(build(SHALLOW_T).init, jax.random.key(0), images, noise)["params"]
-    mapped = ours(reference(SHALLOW_T, normalise=True))
-    assert jax.tree.map(lambda x: x.shape, shapes) == jax.tree.map(lambda x: x.shape, mapped)
+    shapes = jax.eval_shape(model.architecture.build_mae().init, jax.random.key(0), images, noise)["params"]
+    assert jax.tree.map(lambda x: x.shape, shapes) == jax.tree.map(lambda x: x.shape, model.params)
 
 
 @pytest.mark.parametrize(("width", "side"), [(48, 12), (512, 12), (192, 6)])
@@ -203,7 +208,8 @@ def test_patches_are_cut_by_rows_and_put_back(b, rows, columns, patch_size, chan
 
 
 def test_errors():
-    network, images = build(SHALLOW_T), np.zeros((2, 48, 48, 3), np.float32)
+    network = mae.MaskedAutoencoder(vit.ViT(48, 1, 2, 8), 32, 1, 2)
+    images = np.zeros((2, 48, 48, 3), np.float32)
     with pytest.raises(ValueError, match=r"noise of shape \(2, 35\) given for patches of shape \(2, 36\)"):
         jax.eval_shape(network.init, jax.random.key(0), images, np.zeros((2, 35), np.float32))
     with pytest.raises(ValueError, match=r"mask ratio of 0\.99 of 36 patches"):

@@ -33,6 +33,16 @@ def test_parameter_counts_are_the_published_ones(name, millions):
     assert round(count / 1e6, 1) == millions
 
 
+@pytest.mark.parametrize(("name", "published"), [("B/16", 86_567_656), ("L/16", 304_326_632)])
+def test_parameter_counts_are_those_of_torchvision(name, published):
+    """vit_b_16 and vit_l_16 of its table, which have a position table for 224x224 and a classifier of 1000 classes."""
+    v = vit.variant(name)
+    network = vit.ViT(v.width, v.depth, v.num_heads, v.patch_size, positions="learned", grid=(14, 14))
+    params = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))
+    count = sum(weight.size for weight in jax.tree.leaves(params))
+    assert count + 1000 * v.width + 1000 == published
+
+
 def test_initial_weights():
     network = ENCODER.clone(depth=1)
     params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
@@ -48,6 +58,14 @@ def test_variants():
     for name in ("M/8", "S", "S/", "S/0", "S/x", "s/8"):
         with pytest.raises(ValueError, match=f"unknown encoder '{name}'"):
             vit.variant(name)
+
+
+def test_names_of_sizes():
+    for size in ("XXS", "XS", "T", "S", "B", "L"):
+        v = vit.variant(f"{size}/16")
+        assert vit.variant_name(v.width, v.depth, 16) == f"{size}/16"
+    with pytest.raises(ValueError, match=r"width 768 and depth 11; those known, as .*B \(768, 12\), L \(1024, 24\)"):
+        vit.variant_name(768, 11, 16)
 
 
 def test_cls_logits(encoder, images):
@@ -80,6 +98,51 @@ def test_keep_selects_tokens(encoder, images):
     np.testing.assert_allclose(kept[:, 0], everything[:, 0])
     for row in range(2):
         np.testing.assert_allclose(kept[row, 1:], everything[row, 1 + keep[row]], atol=1e-6)
+
+
+LEARNED = ENCODER.clone(positions="learned", grid=(4, 5))
+
+
+def test_a_learned_table_starts_as_the_fixed_code(encoder, images):
+    params = LEARNED.init(jax.random.key(0), images)["params"]
+    assert params["position_code"].shape == (1, 1 + 20, 48)
+    assert not params["position_code"][:, 0].any()
+    np.testing.assert_array_equal(params["position_code"][0, 1:], vit.sincos_position_code(48, 4, 5))
+    without = {name: value for name, value in params.items() if name != "position_code"}
+    np.testing.assert_array_equal(LEARNED.apply({"params": params}, images), ENCODER.apply({"params": without}, images))
+
+
+def test_a_learned_table_is_added_to_patches_and_cls(images, random_params):
+    params = random_params(LEARNED, images)
+    bound, table = LEARNED.bind({"params": params}), np.asarray(params["position_code"][0])
+    embedded = bound.embed(images)
+    expected_cls = np.asarray(params["cls_token"][0, 0], np.float64) + table[0]
+    np.testing.assert_allclose(embedded[:, 0], np.stack([expected_cls] * 2), atol=1e-6)
+    patch = images[:, 8:16, 24:32].reshape(2, -1)  # row 1, column 3 of a grid of 4x5
+    expected = patch @ params["patch_projection"]["kernel"] + params["patch_projection"]["bias"]
+    np.testing.assert_allclose(embedded[:, 1 + 8], expected + table[1 + 8], atol=1e-5)
+    keep = np.array([[7, 0, 19], [3, 3, 11]])
+    kept = bound.embed(images, keep)
+    np.testing.assert_array_equal(kept[:, 0], embedded[:, 0])
+    np.testing.assert_allclose(kept[:, 1:], np.take_along_axis(embedded[:, 1:], keep[..., None], 1), atol=1e-6)
+
+
+def test_a_learned_table_is_trained(images, random_params):
+    """Each row of the two images' tokens holds its row of the table once."""
+
+    def total(params):
+        return LEARNED.apply({"params": params}, images, method="embed").sum()
+
+    gradient = jax.grad(total)(random_params(LEARNED, images))["position_code"]
+    np.testing.assert_allclose(gradient, np.full((1, 21, 48), 2.0))
+
+
+def test_a_learned_table_of_another_grid(images, random_params):
+    params = random_params(LEARNED, images)
+    with pytest.raises(ValueError, match=r"images of 2x5 patches .* position table is for 4x5"):
+        LEARNED.apply({"params": params}, images[:, :16])
+    with pytest.raises(ValueError, match=r"images of 5x4 patches .* position table is for 4x5"):
+        LEARNED.apply({"params": params}, images.transpose(0, 2, 1, 3))
 
 
 def test_keeping_all_in_another_order_changes_nothing(encoder, images):

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.ndimage import map_coordinates
 
 from scemae_jax.ops.tps import ThinPlateWarp, sample_bilinear
@@ -126,6 +127,47 @@ def test_drawn_weights_are_half_small_and_half_large(many):
         jax.random.split(jax.random.key(8), 1000)
     )
     assert np.std(none.weights) == pytest.approx(0.0005, rel=0.02)
+
+
+def test_weights_are_replaced_one_by_one(many):
+    """Each weight is replaced with probability 1/2, as in prior work: how many are is not the same in each warp."""
+    large = np.sum(np.abs(np.asarray(many.weights)) > 0.0025, axis=(1, 2))  # 5 sd of the small, 0.5 sd of the large
+    p = 0.5 * 2 * stats.norm.sf(0.5)
+    assert large.mean() == pytest.approx(200 * p, rel=0.005)
+    assert large.var() == pytest.approx(200 * p * (1 - p), rel=0.06)  # 42.7; of an exact half it would be 23.6
+
+
+def drawn(**settings):
+    """10,000 warps: translations, scales less 1, angles in degrees, and the weights of 100 of them."""
+    warps = jax.vmap(lambda key: ThinPlateWarp.sample(key, **settings))(jax.random.split(jax.random.key(11), 10_000))
+    translation, scale = np.asarray(warps.translation, np.float64), np.asarray(warps.scale, np.float64)
+    return translation, scale - 1, np.degrees(np.asarray(warps.rotation, np.float64)), np.asarray(warps.weights)[:100]
+
+
+def test_distributions_of_the_matching_protocol():
+    translation, scale, degrees, weights = drawn()
+    for values, deviation in ((translation[:, 0], 0.05), (translation[:, 1], 0.05), (scale, 0.05), (degrees, 2.5)):
+        assert stats.kstest(values, stats.norm(0, deviation).cdf).pvalue > 0.01
+    assert abs(stats.pearsonr(*translation.T).statistic) < 0.04
+    assert abs(stats.pearsonr(scale, degrees).statistic) < 0.04
+    mixture = stats.kstest(weights.ravel(), lambda w: (stats.norm(0, 0.0005).cdf(w) + stats.norm(0, 0.005).cdf(w)) / 2)
+    assert mixture.pvalue > 0.01
+
+
+def test_distributions_of_the_setting_with_few_annotations():
+    translation, scale, degrees, weights = drawn(
+        weight_sd=0.0005, subset_weight_sd=None, translation_sd=0.02, scale_sd=0.02, rotation_sd_degrees=2.0
+    )
+    expected = (
+        (translation[:, 0], 0.02),
+        (translation[:, 1], 0.02),
+        (scale, 0.02),
+        (degrees, 2.0),
+        (weights.ravel(), 0.0005),
+    )
+    for values, deviation in expected:
+        assert values.std() == pytest.approx(deviation, rel=0.04)
+        assert stats.kstest(values, stats.norm(0, deviation).cdf).pvalue > 0.01
 
 
 def test_vmap_equals_a_loop(warps):

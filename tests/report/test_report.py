@@ -12,11 +12,13 @@ import pytest
 from PIL import Image
 
 from scemae_jax.data.sources import Faces
+from scemae_jax.evaluation.representation import Embedded
 from scemae_jax.model import Model
 from scemae_jax.models import vit
 from scemae_jax.models.mae import mask_by_noise
 from scemae_jax.report import build, figures
 from scemae_jax.report.html import Picture, duration, quantity, significant, write_report
+from scemae_jax.report.table import print_results
 
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -445,6 +447,74 @@ def test_matching_of_all_landmarks_has_a_table_too(tmp_path):
     page = report(tmp_path, results={"match": match | {"all_landmarks": more}})
     assert page.headings[:2] == ["Landmark matching, 5 landmarks", "Landmark matching, 68 landmarks"]
     assert [row[0] for row in page.tables[1][1:]] == ["SCE-MAE"]
+
+
+REPRESENT = {
+    "split": "test", "images": 40, "landmarks": 5, "count": 197, "stride": 4, "perplexity": 30.0, "repeats": 10,
+    "path": "representation.npz",
+    "features": {
+        "MAE only": {"silhouette": 0.40312, "embedded": 0.5127, "deviation": 0.0161},
+        "SCE-MAE": {"silhouette": 0.61249, "embedded": 0.51271, "deviation": None},
+    },
+}  # fmt: skip
+
+
+def test_silhouettes_stand_in_a_table_and_on_the_screen(tmp_path, capsys):
+    page = report(tmp_path, results={"represent": REPRESENT})
+    assert page.headings == ["Landmark features"]
+    assert page.tables == [
+        [["Features", "feature spacecosine distance", "t-SNEin the plane"],
+         ["MAE only", "0.403", "0.513 ± 0.016"],
+         ["SCE-MAE", "0.612", "0.513"]],
+    ]  # fmt: skip
+    assert page.bold == ["0.513", "0.612", "0.513"]  # the highest; alike as printed, both are the best
+    text = " ".join(page.text.split())
+    assert "197 features of 5 landmarks in 40 images of the split test" in text
+    assert "over 10 runs, perplexity 30. Higher is better" in text
+
+    print_results({"represent": REPRESENT})
+    lines = [line for line in capsys.readouterr().out.splitlines() if "0.513" in line]
+    assert ["0.403" in line and "0.513 ± 0.016" in line for line in lines] == [True, False]
+    assert "0.612" in lines[1]
+    print_results({"represent": {"skipped": "nothing annotated"}})
+    assert capsys.readouterr().out == ""
+
+
+def test_embedded_points_are_drawn_where_they_are_in_the_colour_of_their_landmark():
+    rng = np.random.default_rng(0)
+    panels, labels = {"one": rng.normal(size=(9, 2)), "two": rng.normal(size=(9, 2))}, np.arange(9) % 3
+    figure = figures.embeddings(panels, labels, ["eye", "nose", "mouth"])
+    for axes, (title, points) in zip(figure.axes, panels.items(), strict=True):
+        assert axes.get_title() == title
+        dots = collection(axes, "embedded")
+        np.testing.assert_array_equal(dots.get_offsets(), points)
+        colours = dots.get_facecolors()
+        for label in range(3):
+            assert len(np.unique(colours[labels == label], axis=0)) == 1
+        assert len(np.unique(colours, axis=0)) == 3
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["eye", "nose", "mouth"]
+    for label, mark in enumerate(legend.legend_handles):
+        np.testing.assert_array_equal(mark.get_color(), colours[label, :3])
+
+    many = figures.embeddings({"one": rng.normal(size=(68, 2))}, np.arange(68), [str(i) for i in range(68)])
+    assert len(np.unique(collection(many.axes[0], "embedded").get_facecolors(), axis=0)) == 68
+    assert not many.legends
+    assert not many.axes[1].has_data()
+
+
+def test_the_panels_are_headed_by_their_silhouettes(monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(
+        figures, "embeddings", lambda panels, labels, names: drawn.update(panels, names=names) or figures.Figure()
+    )
+    embedded = Embedded(np.array([0, 4]), {"MAE only": np.zeros((2, 2)), "SCE-MAE": np.ones((2, 2))})
+    picture = build.embedding_pictures(embedded, REPRESENT)["embeddings"]
+    assert drawn.pop("names") == build.QUERY_NAMES
+    assert drawn.keys() == {"MAE only: silhouette 0.51", "SCE-MAE: silhouette 0.51"}
+    assert "means over 10 t-SNE" in picture.caption
+    build.embedding_pictures(embedded, REPRESENT | {"landmarks": 6})
+    assert drawn["names"][5] == "point 6"
 
 
 def test_patch_centres_agree_with_patchify():
