@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Key, Num
 
 from scemae_jax.config import Config, default
 from scemae_jax.data import augment, pipeline
 from scemae_jax.model import IMAGE_SIZE, WINDOW, Head, Model, as_square_images, placement
+from scemae_jax.ops.ridge import ridge
+from scemae_jax.ops.tps import ThinPlateWarp
 from scemae_jax.training import loop, optimizer, sharding
 
 LOSS_SCALE = 10.0
@@ -71,6 +73,91 @@ def to_window(points: Float[np.ndarray, "n l 2"]) -> Float[np.ndarray, "n l 2"]:
     return 2 * (points - (IMAGE_SIZE - WINDOW) // 2) / (WINDOW - 1) - 1
 
 
+def mirrored_targets(targets: Float[np.ndarray, "n l 2"]) -> Float[np.ndarray, "n l 2"]:
+    """Landmarks of the mirrored images, normalised over the window; raises ValueError as `augment.mirrored_order`."""
+    return (targets * [-1, 1])[:, augment.mirrored_order(targets.shape[1])]
+
+
+@jax.jit
+def _warped(keys: Key[Array, "n"], images: Num[Array, "n 136 136 3"], landmarks: Float[Array, "n l 2"]) -> Any:
+    def one(arguments: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        key, image, points = arguments
+        warp = ThinPlateWarp.sample(
+            key, subset_weight_sd=None, translation_sd=0.02, scale_sd=0.02, rotation_sd_degrees=2.0
+        )
+        if jnp.issubdtype(image.dtype, jnp.integer):
+            image = image.astype(jnp.float32) / 255
+        return jnp.clip(warp.image(image), 0, 1), warp.landmarks(points, IMAGE_SIZE, IMAGE_SIZE)
+
+    return jax.lax.map(one, (keys, images, landmarks))
+
+
+def warped_faces(
+    images: Num[Array | np.ndarray, "n 136 136 3"], landmarks: Float[np.ndarray, "n l 2"], count: int, *, seed: int
+) -> tuple[Float[Array, "v 136 136 3"], Float[np.ndarray, "v l 2"]]:
+    """`count` views, or one of each image where there are more, by the warps for few annotations (protocols of DVE).
+
+    Every image is drawn once before any is drawn again. Views are in [0, 1], landmarks in pixels.
+    """
+    rng, number = np.random.default_rng(seed), len(images)
+    rounds = -(-max(count, number) // number)
+    drawn = np.concatenate([rng.permutation(number) for _ in range(rounds)])[: max(count, number)]
+    keys = jax.random.split(jax.random.key(seed), len(drawn))
+    views, points = _warped(keys, jnp.asarray(images)[drawn], jnp.asarray(landmarks, jnp.float32)[drawn])
+    return views, np.asarray(points)
+
+
+def fit_linear_head(
+    model: Model,
+    images: Num[Array | np.ndarray, "n 136 136 3"],
+    landmarks: Float[np.ndarray, "n l 2"],
+    unlabelled: Num[Array | np.ndarray, "m 136 136 3"] | None,
+    settings: Config,
+    *,
+    seed: int,
+) -> Head:
+    """A linear head for few annotations, by `ops.ridge` on warped views of them: seconds, and no step size to choose.
+
+    Ours, not the paper's. `unlabelled` faces tell how features vary, some hundreds of them; without any, the warped
+    views have to. `settings` is `config.detect`, of which stride, which, mirror and the fields of `linear` count.
+
+    Raises:
+      ValueError: there are no images, a landmark is unknown, or there is but one unlabelled image.
+    """
+    _check_annotated(images, landmarks)
+    if unlabelled is not None and len(unlabelled) < 2:
+        raise ValueError(
+            f"{len(unlabelled)} unlabelled faces do not show how features vary: give some hundreds, or None"
+        )
+    views, points = warped_faces(images, landmarks, settings.linear.views, seed=seed)
+    targets = to_window(points)
+
+    def features(faces: Any) -> Array:
+        found = model.features(faces, settings.stride, settings.which)
+        if settings.mirror:
+            found = jnp.concatenate([found, model.features(faces[:, :, ::-1], settings.stride, settings.which)])
+        return found.reshape(len(found), -1)
+
+    if settings.mirror:
+        targets = np.concatenate([targets, mirrored_targets(targets)])
+    annotated = features(views)
+    fitted = ridge(
+        annotated, jnp.asarray(targets.reshape(len(targets), -1), jnp.float32),
+        annotated if unlabelled is None else features(unlabelled),
+        exponent=settings.linear.exponent, strength=settings.linear.strength,
+    )  # fmt: skip
+    return Head(
+        num_landmarks=landmarks.shape[1], heatmaps=0, stride=settings.stride, which=settings.which,
+        params=jax.device_get({"linear": {"kernel": fitted.kernel, "bias": fitted.bias}}),
+    )  # fmt: skip
+
+
+def _check_annotated(images: Any, landmarks: Float[np.ndarray, "n l 2"]) -> None:
+    if not len(images) or not np.isfinite(landmarks).all():
+        raise ValueError(f"a detector needs annotated faces: {len(images)} given, {int(np.isnan(landmarks).sum())} "
+                         "unknown coordinates among them")  # fmt: skip
+
+
 def fit_head(
     model: Model,
     images: Num[Array | np.ndarray, "n 136 136 3"],
@@ -97,16 +184,12 @@ def fit_head(
     Raises:
       ValueError: there are no images, or a landmark is unknown.
     """
-    if not len(images) or not np.isfinite(landmarks).all():
-        raise ValueError(f"a detector needs annotated faces: {len(images)} given, {int(np.isnan(landmarks).sum())} "
-                         "unknown coordinates among them")  # fmt: skip
+    _check_annotated(images, landmarks)
     targets = to_window(landmarks)
     features = model.features(images, settings.stride, settings.which)
     if settings.mirror:
-        mirrored = model.features(images[:, :, ::-1], settings.stride, settings.which)
-        order = augment.mirrored_order(landmarks.shape[1])
-        features = jnp.concatenate([features, mirrored])
-        targets = np.concatenate([targets, (targets * [-1, 1])[:, order]])
+        features = jnp.concatenate([features, model.features(images[:, :, ::-1], settings.stride, settings.which)])
+        targets = np.concatenate([targets, mirrored_targets(targets)])
     head = Head(
         num_landmarks=landmarks.shape[1], heatmaps=settings.heatmaps, kernel_size=settings.kernel_size,
         gain=settings.gain, stride=settings.stride, which=settings.which, params={},
@@ -146,26 +229,33 @@ def fit_detector(
     images: Num[Array | np.ndarray, "n h w 3"],
     landmarks: Float[np.ndarray, "n l 2"],
     *,
+    unlabelled: Num[Array | np.ndarray, "m h w 3"] | None = None,
     seed: int = 0,
     **settings: Any,
 ) -> Model:
     """A model that also detects these landmarks, learnt from annotated faces: `model.detect(images)`.
 
+    Fewer images than `linear.below` get a linear head (seconds), more of them one with heatmaps.
+
     Args:
       model: from `scemae_jax.load`.
       images: faces cut as the training ones, of any size; uint8, or floats in [0, 1].
       landmarks: (x, y) in pixels of `images`, (0, 0) the centre of the top left one.
+      unlabelled: more such faces, some hundreds, which nobody annotated; they make a linear head better.
       seed: of the head.
       **settings: fields of `config.detect` to change, such as epochs or kernel_size.
 
     Raises:
-      ValueError: as `fit_head`; AttributeError for a setting that does not exist.
+      ValueError: as `fit_head` and `fit_linear_head`; AttributeError for a setting that does not exist.
     """
     fields = default().detect
     if unknown := settings.keys() - fields.keys():
         raise AttributeError(f"no detector setting is called {sorted(unknown)}: there are {sorted(fields)}")
     fields.update(settings)
     squares, in_squares = as_square_images(images), placement(images).to_square(np.asarray(landmarks))
+    if len(images) < fields.linear.below:
+        others = None if unlabelled is None else as_square_images(unlabelled)
+        return model.with_head(fit_linear_head(model, squares, in_squares, others, fields, seed=seed))
     with tempfile.TemporaryDirectory() as folder:
         head = fit_head(model, squares, in_squares, fields, seed=seed, workdir=Path(folder), name="detect")
     return model.with_head(head)

@@ -1,4 +1,4 @@
-"""The landmark detection head on frozen features (SCE-MAE, section 4; the heatmap bottleneck of DVE)."""
+"""Landmark heads on frozen features: SCE-MAE's (section 4; the heatmap bottleneck of DVE), and a linear one."""
 
 from __future__ import annotations
 
@@ -35,3 +35,15 @@ class LandmarkHead(nn.Module):
         )
         bias = self.param("bias", nn.initializers.zeros, (self.num_landmarks, 2))
         return jnp.einsum("blp,lpo->blo", points, weights) + bias
+
+
+class LinearHead(nn.Module):
+    """Landmarks as a linear function of all features of the map: what few annotations can teach."""
+
+    num_landmarks: int
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "b h w c"]) -> Float[Array, "b l 2"]:
+        """Landmarks as (x, y), normalised to [-1, 1] over the feature map's window."""
+        flat = features.reshape(len(features), -1)
+        return nn.Dense(2 * self.num_landmarks, name="linear")(flat).reshape(len(features), self.num_landmarks, 2)

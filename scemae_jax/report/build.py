@@ -22,6 +22,7 @@ from scemae_jax.models import vit
 from scemae_jax.models.carb import SelectedTokens
 from scemae_jax.report import figures
 from scemae_jax.report.html import Picture, stage_title, write_report
+from scemae_jax.report.table import few_shot_forms
 
 STRIDE = 4
 """Of the feature maps that are drawn, in pixels."""
@@ -82,6 +83,7 @@ def build_report(
     pictures |= match_pictures(maps, shown)
     if embedded:
         pictures |= embedding_pictures(embedded, results["represent"])
+    pictures |= few_shot_pictures(results.get("few_shot", {}))
     if shown.landmarks.size:
         for count, detect in sorted(detectors.items()):
             pictures |= detection_pictures(detect, count, shown)
@@ -341,6 +343,28 @@ def embedding_pictures(embedded: representation.Embedded, represent: dict[str, A
     drawn = figures.png(figures.embeddings(panels, embedded.labels, names))
     alt = "Landmark features as points in the plane, coloured by landmark, one panel for each kind of features"
     return {"embeddings": Picture("Landmark features by t-SNE", caption, drawn, alt)}
+
+
+def few_shot_pictures(few_shot: dict[str, Any]) -> dict[str, Picture]:
+    pictures = {}
+    for form, measured in few_shot_forms(few_shot):
+        lines = {
+            name: (
+                [int(count) for count in row],
+                [cell["error"] for cell in row.values()],
+                [cell["deviation"] or 0.0 for cell in row.values()],
+            )
+            for name, row in measured["methods"].items()
+        }
+        caption = (
+            f"{form} landmarks learnt from few annotated images; bars are deviations over draws of them. Look at how "
+            "many images a network from scratch needs for what pretrained features reach with ten, and at whether "
+            "SCE-MAE lies below MAE only."
+        )
+        drawn = figures.png(figures.errors_by_count(lines, measured["unit"]))
+        alt = f"Error of {form} landmarks over the number of annotated images, a line for each method"
+        pictures[f"few_shot_{form}"] = Picture("Few annotations", caption, drawn, alt)
+    return pictures
 
 
 def detection_pictures(detect: Detector, count: int, faces: Faces) -> dict[str, Picture]:

@@ -255,6 +255,38 @@ def embeddings(
     return figure
 
 
+def errors_by_count(methods: Mapping[str, tuple[Sequence[int], Sequence[float], Sequence[float]]], unit: str) -> Figure:
+    """Error over the number of annotated images, both logarithmic, a line a method.
+
+    Args:
+      methods: name -> numbers of images, errors, and their deviations (the length of the bars).
+      unit: of the errors.
+    """
+    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+    axes = figure.subplots()
+    styles = [(colour, line) for line in ("-", "--") for colour in COLOURS]
+    for (name, (counts, errors, deviations)), (colour, line) in zip(methods.items(), styles, strict=False):
+        axes.errorbar(
+            counts, errors, yerr=deviations, label=name, color=colour, linestyle=line, marker="o", markersize=4,
+            linewidth=1.6, capsize=2,
+        )  # fmt: skip
+    axes.set(xscale="log", yscale="log")
+    ticks = sorted({count for counts, _, _ in methods.values() for count in counts})
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    low, high = axes.get_ylim()
+    shown = [tick for tick in (5, 7, 10, 15, 20, 30, 50, 70, 100, 150) if low <= tick <= high]
+    axes.set_yticks(shown, [str(tick) for tick in shown])
+    axes.set_xlabel("annotated images", color=INK, fontsize=8)
+    axes.set_ylabel(unit, color=INK, fontsize=8)
+    axes.tick_params(colors=INK, labelsize=8)
+    axes.grid(color=INK, alpha=0.25, linewidth=0.6)
+    axes.set_facecolor("none")
+    for text in figure.legend(loc="outside right upper", frameon=False, fontsize=8).get_texts():
+        text.set_color(INK)
+    return figure
+
+
 def detections(
     images: Float[np.ndarray, "n h w 3"],
     predicted: Float[np.ndarray, "n l 2"],

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-from scemae_jax.report.table import matching_forms
+from scemae_jax.report.table import few_shot_forms, matching_forms
 
 MISSING = "\N{EN DASH}"
 CASES = ("same", "different", "different, far")
@@ -127,7 +127,12 @@ def write_report(
     page = environment.get_template("page.html").render(
         title=title,
         headlines=headlines(results),
-        tables=[*matching_tables(results), *detection_tables(results), *representation_tables(results)],
+        tables=[
+            *matching_tables(results),
+            *detection_tables(results),
+            *few_shot_tables(results),
+            *representation_tables(results),
+        ],
         sections=[(name, list(group)) for name, group in itertools.groupby(pictures, lambda p: p.section)],
         run=run_facts(results),
         stage_columns=STAGE_COLUMNS,
@@ -205,6 +210,24 @@ def detection_tables(results: dict[str, Any]) -> list[Results]:
         "the backbone stays frozen. Lower is better; the best is bold."
     )
     return [Results("Landmark detection", remark, "Method", names, columns)]
+
+
+def few_shot_tables(results: dict[str, Any]) -> list[Results]:
+    tables, few = [], results.get("few_shot") or {}
+    for form, measured in few_shot_forms(few):
+        methods = measured["methods"]
+        counts = list(dict.fromkeys(count for row in methods.values() for count in row))
+        columns = [
+            _column(count_of(int(count), "image"), "", [row.get(count) for row in methods.values()]) for count in counts
+        ]
+        remark = (
+            f"Mean error in {measured['unit']} ± sample deviation over draws of so many annotated images, n of them; "
+            f"{count_of(few['images'], 'image')} of the split {few['split']}. Every method learns from the same warped "
+            "views of the same images; those called linear are this project's head for few annotations. Lower is "
+            "better; the best is bold."
+        )
+        tables.append(Results(f"Few annotations, {form} landmarks", remark, "Method", list(methods), columns))
+    return tables
 
 
 def representation_tables(results: dict[str, Any]) -> list[Results]:

@@ -9,7 +9,7 @@ from rich.table import Table
 
 
 def print_results(results: dict[str, Any]) -> None:
-    """Prints matching and detection errors and silhouettes, beside the baselines, as far as they were measured."""
+    """Prints matching and detection errors and silhouettes beside the baselines, as far as they were measured."""
     console = Console()
     for form in matching_forms(results.get("match", {})):
         title = f"Matching of {form['landmarks']} landmarks: error in {form['unit']}, {form['pairs']} pairs"
@@ -28,6 +28,16 @@ def print_results(results: dict[str, Any]) -> None:
         table.add_column("error", justify="right")
         for name, errors in detect["methods"].items():
             table.add_row(name, f"{errors['error']:.2f} ± {errors['deviation']:.2f}")
+        console.print(table)
+    few = results.get("few_shot", {})
+    for form, measured in few_shot_forms(few):
+        title = f"{form} landmarks from few annotations: error in {measured['unit']}, {few['images']} images"
+        table = Table("annotated images", title=title)
+        counts = list(dict.fromkeys(count for row in measured["methods"].values() for count in row))
+        for count in counts:
+            table.add_column(count, justify="right")
+        for name, row in measured["methods"].items():
+            table.add_row(name, *(_number(row[count]["error"] if count in row else None) for count in counts))
         console.print(table)
     if "features" in (represent := results.get("represent", {})):
         title = f"Silhouettes of {represent['count']} features of {represent['landmarks']} landmarks"
@@ -48,6 +58,12 @@ def matching_forms(match: dict[str, Any]) -> list[dict[str, Any]]:
     if "features" not in match:
         return []
     return [match, *([match | match["all_landmarks"]] if "all_landmarks" in match else [])]
+
+
+def few_shot_forms(few_shot: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """What was measured of each number of landmarks, fewest first."""
+    forms = [(name, form) for name, form in few_shot.items() if isinstance(form, dict)]
+    return sorted(forms, key=lambda item: int(item[0]))
 
 
 def _number(value: float | None) -> str:

@@ -524,3 +524,44 @@ def test_patch_centres_agree_with_patchify():
         image[:] = 0
         image[0, int(y), int(x)] = 1
         assert int(np.asarray(vit.patchify(image, 8)).sum(axis=-1).argmax()) == patch
+
+
+def few(error, deviation=None):
+    return {"error": error, "deviation": deviation, "count": 5}
+
+
+FEW_SHOT = {
+    "split": "test", "images": 742, "annotated_images": 900, "seeds": 5,
+    "68": {"unit": "% of it", "methods": {"SCE-MAE": {"10": few(9.5, 0.5)}}},
+    "5": {"unit": "% of it", "methods": {
+        "mean shape": {"10": few(30.0, 1.0), "100": few(29.0, 0.25)},
+        "SCE-MAE, linear": {"10": few(14.5, 0.5)},
+    }},
+}  # fmt: skip
+
+
+def test_few_annotations_stand_in_tables_and_on_the_screen(tmp_path, capsys):
+    page = report(tmp_path, results={"few_shot": FEW_SHOT})
+    assert page.headings == ["Few annotations, 5 landmarks", "Few annotations, 68 landmarks"]
+    assert page.tables[0] == [
+        ["Method", "10 imagesn = 5", "100 imagesn = 5"],
+        ["mean shape", "30.00 ± 1.00", "29.00 ± 0.25"],
+        ["SCE-MAE, linear", "14.50 ± 0.50", "–"],
+    ]
+    assert page.bold == ["29.00", "14.50", "9.50"]
+    print_results({"few_shot": FEW_SHOT})
+    lines = [line for line in capsys.readouterr().out.splitlines() if "linear" in line]
+    assert len(lines) == 1
+    assert "14.50" in lines[0]
+    assert "–" in lines[0]
+    print_results({"few_shot": {"skipped": "nothing annotated"}})
+    assert capsys.readouterr().out == ""
+
+
+def test_errors_by_count_are_drawn_where_they_are():
+    lines = {"one": ([1, 10], [40.0, 20.0], [2.0, 1.0]), "two": ([10, 100], [15.0, 12.0], [0.0, 0.0])}
+    axes = figures.errors_by_count(lines, "%").axes[0]
+    for container, (counts, errors, _) in zip(axes.containers, lines.values(), strict=True):
+        np.testing.assert_array_equal(container.lines[0].get_xydata(), np.stack([counts, errors], axis=1))
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "10", "100"]
+    assert axes.get_xscale() == axes.get_yscale() == "log"

@@ -1,0 +1,251 @@
+"""Detection from few annotations: the protocol of DVE (Table 3 of SCE-MAE), and a network that starts from nothing.
+
+For each number of images and each seed the same images and the same warped views of them serve all methods.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Num
+from tqdm import tqdm
+
+from scemae_jax.config import Config, num_steps
+from scemae_jax.data.augment import MIRRORED
+from scemae_jax.data.sources import Faces
+from scemae_jax.evaluation import detection
+from scemae_jax.model import IMAGE_SIZE, WINDOW, centre_window
+from scemae_jax.models.convnet import ConvNet
+from scemae_jax.models.heads import LandmarkHead
+from scemae_jax.ops.ridge import ridge
+from scemae_jax.training import optimizer
+from scemae_jax.training.loop import OutOfTime
+
+FeatureFn = Callable[[Num[Array | np.ndarray, "n 136 136 3"]], Float[Array, "n g g c"]]
+Forms = Mapping[int, Callable[[Float[np.ndarray, "n l 2"]], Float[np.ndarray, "n k 2"]]]
+
+AT_ONCE = 64
+FROM_SCRATCH, MEAN_SHAPE = "network from scratch", "mean shape"
+
+
+def patch_colours(images: Num[Array | np.ndarray, "n 136 136 3"]) -> Float[Array, "n 12 12 192"]:
+    """Baseline features: the pixels of each 8x8 patch of the window, standardised."""
+    pixels = standardised(images)
+    size, side = 8, WINDOW // 8
+    patches = pixels.reshape(len(pixels), side, size, side, size, 3).transpose(0, 1, 3, 2, 4, 5)
+    return patches.reshape(len(pixels), side, side, -1)
+
+
+def standardised(images: Num[Array | np.ndarray, "n 136 136 3"]) -> Float[Array, "n 96 96 3"]:
+    """The window's pixels around 0 with a deviation of about 1."""
+    window = centre_window(jnp.asarray(images))
+    scale = 255.0 if jnp.issubdtype(window.dtype, jnp.integer) else 1.0
+    return (window.astype(jnp.float32) / scale - 0.45) / 0.25
+
+
+@functools.partial(jax.jit, static_argnames=("network", "update"), donate_argnames=("params", "state"))
+def _step(
+    params: Any, state: Any, inputs: Array, targets: Array, rows: Array, *, network: nn.Module, update: Callable
+) -> tuple[Any, Any]:
+    def loss(params: Any) -> Array:
+        predicted = cast(Array, network.apply({"params": params}, inputs[rows]))
+        return optax.huber_loss(detection.LOSS_SCALE * predicted, detection.LOSS_SCALE * targets[rows]).mean()
+
+    updates, state = update(jax.grad(loss)(params), state, params)
+    return optax.apply_updates(params, updates), state
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def _initial(key: Array, inputs: Array, *, network: nn.Module) -> Any:
+    return network.init(key, inputs)["params"]
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def _apply(params: Any, inputs: Array, *, network: nn.Module) -> Array:
+    return cast(Array, network.apply({"params": params}, inputs))
+
+
+def train(
+    network: nn.Module,
+    inputs: Float[Array, "v h w c"],
+    targets: Float[np.ndarray, "v l 2"],
+    transformation: optax.GradientTransformation,
+    *,
+    steps: int,
+    batch_size: int,
+    seed: int,
+) -> Any:
+    """Trains a landmark network on inputs that stay on the accelerator; returns its parameters.
+
+    Args:
+      network: from inputs to landmarks normalised over the window.
+      inputs: features or images.
+      targets: normalised landmarks.
+      transformation: of the gradients; the same object for the same shapes, else the step compiles anew.
+      steps: of `batch_size` inputs each; every input is drawn once before any is drawn again.
+      batch_size: cut down to the number of inputs.
+      seed: of weights and order.
+    """
+    number = len(inputs)
+    batch_size, rng = min(batch_size, number), np.random.default_rng(seed)
+    rounds = -(-steps * batch_size // number)
+    order = np.concatenate([rng.permutation(number) for _ in range(rounds)])[: steps * batch_size]
+    params = _initial(jax.random.key(seed), inputs[:1], network=network)
+    state, targets_there = transformation.init(params), jnp.asarray(targets, jnp.float32)
+    for rows in jnp.asarray(order.reshape(steps, batch_size)):
+        params, state = _step(params, state, inputs, targets_there, rows, network=network, update=transformation.update)
+    return params
+
+
+def predict(network: nn.Module, params: Any, inputs: Float[Array, "n h w c"]) -> Float[np.ndarray, "n l 2"]:
+    chunks = [_apply(params, inputs[i : i + AT_ONCE], network=network) for i in range(0, len(inputs), AT_ONCE)]
+    return np.concatenate([np.asarray(chunk) for chunk in chunks])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """What is compared, on which faces."""
+
+    settings: Config
+    """`config.few_shot`."""
+    linear: Config
+    """`config.detect.linear`."""
+    features: Mapping[str, FeatureFn]
+    """By the names that the results have for them."""
+    train: Faces
+    test: Faces
+    unlabelled: Num[np.ndarray, "m 136 136 3"]
+    """Faces that tell the linear head how features vary."""
+    forms: Forms
+    """By the number of landmarks, those of all annotated ones."""
+    baseline: bool
+    """Whether a network is trained from scratch too."""
+
+    def run(self, path: Path, stop_at: float | None = None) -> list[dict[str, Any]]:
+        """One row for each number of images, seed, form and method; those that `path` (JSON lines) has are kept.
+
+        Rows: count, seed, landmarks, method, error. A run that is cut off goes on from the rows it wrote.
+
+        Raises:
+          OutOfTime: `stop_at` (`time.monotonic`) came before the last draw; the finished ones are saved.
+        """
+        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        finished = {(row["count"], row["seed"]) for row in rows}
+        cells = [(count, seed) for seed in range(self.settings.seeds) for count in self.settings.counts]
+        cells = [cell for cell in cells if cell[0] <= len(self.train) and cell not in finished]
+        if not cells:
+            return rows
+        trial = _Trial(self)
+        for done, (count, seed) in enumerate(tqdm(cells, desc="few_shot", unit="draw", mininterval=5)):
+            if stop_at is not None and time.monotonic() > stop_at:
+                raise OutOfTime(f"few_shot stopped after {done} of {len(cells)} draws; run the same command to go on")
+            found = [
+                {"count": count, "seed": seed, "landmarks": form, "method": method, "error": error}
+                for form, method, error in trial.errors(count, seed)
+            ]
+            rows += found
+            partial = path.with_suffix(".partial")  # whole draws only: a draw is the unit that is done again
+            partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            partial.replace(path)
+        return rows
+
+
+class _Trial:
+    """What all draws share: features of test and unlabelled faces, optimisers."""
+
+    def __init__(self, protocol: Protocol):
+        self.protocol = p = protocol
+        settings = p.settings
+        self.mirror = settings.mirror and p.train.landmarks.shape[1] in MIRRORED
+        self.truth = {form: take(p.test.landmarks) for form, take in p.forms.items()}
+        self.test = {name: features(p.test.images) for name, features in p.features.items()}
+        self.unlabelled = {}
+        if settings.linear:
+            others = self._with_mirrored(p.unlabelled)
+            self.unlabelled = {name: _flat(features(others)) for name, features in p.features.items()}
+        self.head_steps = num_steps(settings, settings.views)
+        self.scratch_steps = num_steps(settings.scratch, settings.views)
+        self.head_optimizer = optimizer.adam_l2(settings, self.head_steps)
+        self.scratch_optimizer = optimizer.adamw(settings.scratch, self.scratch_steps)
+
+    def _with_mirrored(self, images: Any) -> Array:
+        images = jnp.asarray(images)
+        return jnp.concatenate([images, images[:, :, ::-1]]) if self.mirror else images
+
+    def _error(self, predicted: Float[np.ndarray, "n l 2"], form: int) -> float:
+        """Mean error of landmarks normalised over the window."""
+        pixels = (predicted + 1) / 2 * (WINDOW - 1) + (IMAGE_SIZE - WINDOW) // 2
+        return detection.summarise(pixels, self.truth[form], detection.EYES.get(form))["error"]
+
+    def errors(self, count: int, seed: int) -> Iterator[tuple[int, str, float]]:
+        """(landmarks, method, error) of all methods from the same `count` images of the training faces."""
+        p, settings = self.protocol, self.protocol.settings
+        # The images of a smaller count are among those of a larger one.
+        drawn = p.train.take(np.random.default_rng(seed).permutation(len(p.train))[:count])
+        views, points = detection.warped_faces(drawn.images, drawn.landmarks, settings.views, seed=seed)
+        views = self._with_mirrored(views)
+        targets = {}
+        for form, take in p.forms.items():
+            plain = detection.to_window(take(points))
+            targets[form] = np.concatenate([plain, detection.mirrored_targets(plain)]) if self.mirror else plain
+            mean = detection.to_window(take(drawn.landmarks)).mean(axis=0)
+            yield form, MEAN_SHAPE, self._error(np.broadcast_to(mean, self.truth[form].shape), form)
+        for name, features in p.features.items():
+            inputs = features(views)
+            for form, wanted in targets.items():
+                head = LandmarkHead(form, settings.heatmaps, 1, settings.gain)
+                params = train(
+                    head, inputs, wanted, self.head_optimizer, steps=self.head_steps, batch_size=settings.batch_size,
+                    seed=seed,
+                )  # fmt: skip
+                yield form, name, self._error(predict(head, params, self.test[name]), form)
+                if settings.linear:
+                    function = ridge(
+                        _flat(inputs), jnp.asarray(wanted.reshape(len(wanted), -1), jnp.float32), self.unlabelled[name],
+                        exponent=p.linear.exponent, strength=p.linear.strength,
+                    )  # fmt: skip
+                    predicted = np.asarray(_flat(self.test[name]) @ function.kernel + function.bias)
+                    yield form, f"{name}, linear", self._error(predicted.reshape(len(predicted), form, 2), form)
+        if p.baseline:
+            inputs, scratch = standardised(views), settings.scratch
+            for form, wanted in targets.items():
+                network = ConvNet(form, scratch.width)
+                params = train(
+                    network, inputs, wanted, self.scratch_optimizer, steps=self.scratch_steps,
+                    batch_size=scratch.batch_size, seed=seed,
+                )  # fmt: skip
+                yield form, FROM_SCRATCH, self._error(predict(network, params, standardised(p.test.images)), form)
+
+
+def _flat(features: Float[Array, "n g g c"]) -> Float[Array, "n d"]:
+    return features.reshape(len(features), -1)
+
+
+def summarise(rows: list[dict[str, Any]], landmarks: int) -> dict[str, dict[str, dict[str, float | int | None]]]:
+    """Method -> number of images (as text) -> mean, sample deviation over seeds (None of one), and number of seeds."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        if row["landmarks"] == landmarks:
+            found.setdefault(row["method"], {}).setdefault(str(row["count"]), []).append(row["error"])
+    return {
+        method: {
+            count: {
+                "error": float(np.mean(errors)),
+                "deviation": float(np.std(errors, ddof=1)) if len(errors) > 1 else None,
+                "count": len(errors),
+            }
+            for count, errors in sorted(by_count.items(), key=lambda item: int(item[0]))
+        }
+        for method, by_count in found.items()
+    }
