@@ -15,9 +15,12 @@ Config = Any
 """An `ml_collections.ConfigDict`, whose fields no type checker knows."""
 
 SPLITS = ("train", "validation", "test", "unlabeled")
-STAGES = ("pretrain", "refine", "match", "detect", "represent", "report", "export")
-ON_REQUEST = ("represent",)
+STAGES = ("pretrain", "refine", "match", "detect", "few_shot", "represent", "report", "export")
+ON_REQUEST = ("few_shot", "represent")
 """Stages that run only where `config.stages` names them: they take long, and no other stage needs them."""
+
+PAPER_ENCODERS = {"t8": "T/8", "s8": "S/8", "b8": "B/8"}
+"""DeiT-T, -S and -B with patches of 8x8, by the names that configs have for them."""
 
 NORMALISATION = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -34,9 +37,9 @@ def default() -> Config:
     config.dtype = "float32"  # of the networks' arithmetic: "bfloat16" on TPUs and recent GPUs
 
     config.data = data = ml_collections.ConfigDict()
-    data.dataset = "synthetic_faces"  # or landmark_folder, celeba_landmarks
+    data.dataset = "synthetic_faces"  # or another of scemae_jax.data.sources.DATASETS: landmark_folder, mafl, ...
     data.variant = "default"  # of synthetic_faces
-    data.root = ""  # the folder that landmark_folder and celeba_landmarks read
+    data.root = ""  # the folder of landmark_folder, or the one that an official dataset is prepared from
     data.data_dir = ""  # where prepared datasets are kept; empty: TFDS_DATA_DIR, or ~/tensorflow_datasets
     data.unlabelled_splits = ("train", "unlabeled")  # what stages 1 and 2 see
     data.train_splits = ("train",)  # annotated, what the detector learns from
@@ -76,6 +79,8 @@ def default() -> Config:
     match.max_pairs = 0  # 0: every two test images
     match.warp_seed = 0
     match.baselines = True  # raw patches and the untrained network beside the trained ones
+    match.random_pairings = 0  # of the same images, measured beside the fixed order; without the baselines above
+    match.clustered = False  # also "MAE, clustered": inattentive patches with their cluster centre's features
 
     config.detect = detect = ml_collections.ConfigDict()
     detect.landmarks = (5, 68)  # as many of these as the data have; others are taken as they are
@@ -96,6 +101,42 @@ def default() -> Config:
     detect.clip = 0.0
     detect.log_every = 50
     detect.checkpoint_every = 500
+    detect.linear = linear = ml_collections.ConfigDict()  # the head for few annotations: ours, not the paper's
+    linear.below = 200  # it takes the place of the one with heatmaps where fewer images are annotated; 0: never
+    linear.views = 300  # warped views it learns from, drawn from the annotated images
+    linear.exponent = 0.25  # how far it trusts the directions in which unlabelled features vary most; 0: not at all
+    linear.strength = 1.0  # of its penalty
+
+    config.few_shot = few = ml_collections.ConfigDict()
+    few.counts = (1, 5, 10, 20, 50, 100)  # annotated images
+    few.seeds = 5  # draws of so many images
+    few.landmarks = (5, 68)  # as in detect
+    few.which = "projected"
+    few.stride = 8
+    few.views = 1000  # warped views, drawn from the annotated images
+    few.mirror = False
+    few.heatmaps = 50
+    few.gain = 50.0  # as prior work has it: for features of unit length, which projected ones are
+    few.epochs = 1000.0  # of the views
+    few.steps = 0
+    few.batch_size = 32
+    few.learning_rate = 1e-2
+    few.warmup = 0.0
+    few.betas = (0.5, 0.999)
+    few.weight_decay = 5e-2
+    few.clip = 0.0
+    few.linear = True  # the linear head of detect.linear beside the one with heatmaps
+    few.baselines = True  # an untrained network's features, raw patches, and a network without pretraining
+    few.scratch = scratch = ml_collections.ConfigDict()  # the network without pretraining, on the same views
+    scratch.width = 16  # channels of its first convolution
+    scratch.epochs = 1000.0
+    scratch.steps = 0
+    scratch.batch_size = 32
+    scratch.learning_rate = 3e-3
+    scratch.warmup = 0.05
+    scratch.betas = (0.9, 0.999)
+    scratch.weight_decay = 1e-2
+    scratch.clip = 0.0
 
     config.represent = represent = ml_collections.ConfigDict()
     represent.stride = 4
@@ -130,6 +171,24 @@ def small_network(config: Config) -> None:
     config.detect.learning_rate = 3e-3
     config.detect.epochs = 12.0
     config.detect.mirror = True
+    config.few_shot.mirror = True
+    config.few_shot.views = 300
+    config.few_shot.heatmaps = 5
+    config.few_shot.steps = 150
+    config.few_shot.scratch.steps = 300
+    config.few_shot.scratch.batch_size = 16
+
+
+def paper_network(config: Config, size: str) -> None:
+    """Makes it one of the paper's networks, of a size in `PAPER_ENCODERS`.
+
+    Raises:
+      ValueError: there is no such size.
+    """
+    if size not in PAPER_ENCODERS:
+        raise ValueError(f"unknown size {size!r}: choose one of {', '.join(PAPER_ENCODERS)}")
+    config.model.encoder = PAPER_ENCODERS[size]
+    config.model.attentive_fraction = 0.25 if size == "b8" else 0.1
 
 
 def _training(*, batch_size: int, learning_rate: float, betas: tuple[float, float], warmup: float) -> Config:
@@ -181,7 +240,7 @@ def check(config: Config) -> None:
       ValueError: a field has a value that does not exist, or does not fit another.
     """
     patch_size = architecture(config).variant.patch_size
-    for stage in ("match", "detect", "represent", "export"):
+    for stage in ("match", "detect", "few_shot", "represent", "export"):
         stride = config[stage].stride
         if stride < 1 or patch_size % stride:
             raise ValueError(f"config.{stage}.stride is {stride}: choose a divisor of the patch size {patch_size}")
@@ -189,6 +248,7 @@ def check(config: Config) -> None:
         ("model", "density"): ("knn", "scaled", "log"),
         ("model", "positions"): get_args(vit.Positions),
         ("detect", "which"): ("backbone", "projected", "both"),
+        ("few_shot", "which"): ("backbone", "projected", "both"),
         ("represent", "landmarks"): (5, 68),
         ("export", "dtype"): ("float32", "float16"),
         ("data", "cache"): ("host", "none"),
@@ -214,6 +274,10 @@ def check(config: Config) -> None:
         raise ValueError(f"config.model.split_layer is {config.model.split_layer}: choose one from 1 to {depth - 1}")
     if config.refine.temperature <= 0:
         raise ValueError(f"config.refine.temperature is {config.refine.temperature}: it must be positive")
+    if min((config.few_shot.seeds, *config.few_shot.counts), default=0) < 1:
+        raise ValueError(
+            f"config.few_shot.seeds is {config.few_shot.seeds} and counts {tuple(config.few_shot.counts)}: at least 1"
+        )
     if config.represent.repeats < 1 or config.represent.perplexity <= 0:
         raise ValueError(
             f"config.represent.repeats is {config.represent.repeats} and perplexity {config.represent.perplexity}: "

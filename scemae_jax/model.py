@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import flax.linen as nn
 import jax
@@ -22,7 +22,7 @@ IMAGE_SIZE = 136
 WINDOW = 96
 """Pixels on a side of an image, and of the centre window that is looked at (the evaluation protocol of DVE)."""
 
-Which = Literal["backbone", "projected", "both"]
+Which = Literal["backbone", "projected", "both", "clustered"]
 CHUNK = 32
 """Images that go through the network at a time."""
 
@@ -110,6 +110,8 @@ def _dense_features(params: Any, images: Array, *, architecture: Architecture, s
     def window_features(windows: Array) -> Array:
         if which == "backbone":
             chosen = network.encoder(windows)[:, 1:]
+        elif which == "clustered":
+            chosen = carb.approximate(network.select(windows))
         else:
             backbone, projected = network.features(windows)
             chosen = projected if which == "projected" else jnp.concatenate([backbone, projected], axis=-1)
@@ -126,13 +128,16 @@ class Head:
 
     num_landmarks: int
     heatmaps: int
-    kernel_size: int
-    gain: float
+    """Of each landmark; 0 for a linear head, which has none."""
+    kernel_size: int = 1
+    gain: float = 1.0
     stride: int
     which: Which
     params: Any
 
-    def build(self) -> heads.LandmarkHead:
+    def build(self) -> heads.LandmarkHead | heads.LinearHead:
+        if not self.heatmaps:
+            return heads.LinearHead(self.num_landmarks)
         return heads.LandmarkHead(self.num_landmarks, self.heatmaps, self.kernel_size, self.gain)
 
     def sizes(self) -> dict[str, Any]:
@@ -141,7 +146,7 @@ class Head:
 
 
 @functools.partial(jax.jit, static_argnames="network")
-def _head_points(params: Any, features: Array, *, network: heads.LandmarkHead) -> Array:
+def _head_points(params: Any, features: Array, *, network: nn.Module) -> Array:
     return cast(Array, network.apply({"params": params}, features))
 
 
@@ -170,21 +175,24 @@ class Model:
         Args:
           images: uint8, or floats in [0, 1]; those of another size are brought to 136x136 as `as_square_images` does.
           stride: a divisor of the patch size.
-          which: "backbone" (after the last norm), "projected", or "both" concatenated in that order.
+          which: "backbone" (after the last norm), "projected", "both" concatenated in that order, or "clustered": the
+            backbone's features after CARB's split, where each inattentive patch has those of its cluster's centre
+            and the later layers see the kept tokens only (method steps 1 to 4, for the paper's ablation).
 
         Raises:
           ValueError: the images have another form or range, `which` is unknown, the stride does not divide the patch
             size, or the model has no projector (it is not refined) and `which` needs it.
         """
-        if which not in ("backbone", "projected", "both"):
-            raise ValueError(f"which is {which!r}: choose 'backbone', 'projected' or 'both'")
-        if which != "backbone" and not self.refined:
+        if which not in get_args(Which):
+            raise ValueError(f"which is {which!r}: choose {', '.join(map(repr, get_args(Which)))}")
+        if which in ("projected", "both") and not self.refined:
             raise ValueError(f"which={which!r} needs a projector, and this model has none (stage 2 did not run)")
         placement(images)  # raises for images of another form before any are computed
         if not len(images):
             side, v = WINDOW // stride, self.architecture.variant
-            width = {"backbone": v.width, "projected": self.architecture.projection}
-            return jnp.zeros((0, side, side, width.get(which, sum(width.values()))))
+            projection = self.architecture.projection
+            width = {"projected": projection, "both": v.width + projection}.get(which, v.width)
+            return jnp.zeros((0, side, side, width))
         chunks = []
         for start in range(0, len(images), CHUNK):
             chunk = as_square_images(images[start : start + CHUNK])

@@ -21,7 +21,7 @@ from scemae_jax.config import Config
 from scemae_jax.data import pipeline, sources
 from scemae_jax.data.augment import MIRRORED, five_points
 from scemae_jax.data.sources import Faces
-from scemae_jax.evaluation import detection, matching, representation
+from scemae_jax.evaluation import detection, few_shot, matching, representation
 from scemae_jax.evaluation.attention import attentive_near_landmarks
 from scemae_jax.export import export_stablehlo, load, save_model
 from scemae_jax.model import IMAGE_SIZE, Architecture, Model, Which
@@ -32,6 +32,7 @@ from scemae_jax.training.metrics import read_metrics
 
 SOME_IMAGES = 256
 """Of each split, where a part of it is enough: the mean feature of each position, where attentive patches are."""
+FEW_SHOT_ROWS = "few_shot.jsonl"
 HOW_TO_ANNOTATE = "; of the people in a folder's landmarks.csv, a fifth become the test split"
 
 
@@ -228,10 +229,10 @@ def _train(experiment: Experiment, task: loop.Task) -> dict[str, Any]:
     }
 
 
-def measured_networks(experiment: Experiment) -> dict[str, tuple[Model, Which]]:
+def measured_networks(experiment: Experiment, baselines: bool) -> dict[str, tuple[Model, Which]]:
     """The networks that are compared, with which of their features, by the names that the results have for them."""
     networks: dict[str, tuple[Model, Which]] = {}
-    if experiment.config.match.baselines:
+    if baselines:
         networks["untrained"] = (experiment.untrained(), "backbone")
     networks["MAE only"] = (experiment.mae(), "backbone")
     if (model := experiment.model()).refined:
@@ -240,7 +241,11 @@ def measured_networks(experiment: Experiment) -> dict[str, tuple[Model, Which]]:
 
 
 def run_match(experiment: Experiment) -> dict[str, Any]:
-    """Matching errors of the features and the baselines on the same pairs; of 68 landmarks also in 5-point form."""
+    """Matching errors of the features and the baselines on the same pairs; of 68 landmarks also in 5-point form.
+
+    Untrained baselines are measured on the fixed order of the images alone, the others on random pairings too, where
+    the config asks for them.
+    """
     settings, split = experiment.config.match, experiment.config.data.test_split
     faces = experiment.faces(split)
     pairs = matching.consecutive_pairs(len(faces), settings.max_pairs)
@@ -250,22 +255,33 @@ def run_match(experiment: Experiment) -> dict[str, Any]:
     if available == 68:  # one pass for both forms: the five points are columns of their own
         both = np.concatenate([five_points(faces.landmarks), faces.landmarks], axis=1)
         faces = dataclasses.replace(faces, landmarks=both)
-    some = experiment.some_unlabelled_faces().images
-    features: dict[str, matching.FeatureFn | None] = {"own location": None}
-    if settings.baselines:
-        features["raw patches"] = matching.raw_patches
-    for name, (network, which) in measured_networks(experiment).items():
+    networks = measured_networks(experiment, settings.baselines)
+    if settings.clustered:
+        networks["MAE, clustered"] = (experiment.mae(), "clustered")
+    own: dict[str, matching.FeatureFn | None] = {"own location": None}
+    baselines = own | ({"raw patches": matching.raw_patches} if settings.baselines else {})
+    trained, means, some = own.copy(), {}, experiment.some_unlabelled_faces().images
+    for name, (network, which) in networks.items():
         dense = functools.partial(network.features, stride=settings.stride, which=which)
-        features[name] = dense
-        if name != "untrained":
-            features[f"{name}, position-free"] = matching.without_position(dense, some)
-    errors = matching.match(faces, features, pairs=pairs, seed=settings.warp_seed)
+        if name == "untrained":
+            baselines[name] = dense
+        else:
+            trained[name], means[name] = dense, matching.position_mean(dense, some)
+    again = matching.random_pairings(pairs, settings.random_pairings, settings.warp_seed)
+    fixed = matching.match(faces, baselines, pairs=pairs, seed=settings.warp_seed)
+    pairings = np.concatenate([pairs[None], again])
+    found = matching.match(faces, trained, pairs=pairings.reshape(-1, 2), seed=settings.warp_seed, position_means=means)
+    fixed |= {name: errors[: len(pairs)] for name, errors in found.items()}
+
+    def form(count: int, part: slice) -> dict[str, Any]:
+        measured = {"landmarks": count, "features": {name: e[:, part].summary() for name, e in fixed.items()}}
+        if not len(again):
+            return measured
+        features = {name: matching.over_pairings(e[len(pairs) :, part], len(again)) for name, e in found.items()}
+        return measured | {"random_pairings": {"pairings": len(again), "features": features}}
+
     columns = {5: slice(0, 5), 68: slice(5, None)} if available == 68 else {available: slice(None)}
-    forms = {
-        count: {"landmarks": count, "features": {name: e.columns(part).summary() for name, e in errors.items()}}
-        for count, part in columns.items()
-    }
-    first, *others = forms.values()
+    first, *others = (form(count, part) for count, part in columns.items())
     return {
         "split": split,
         "pairs": len(pairs),
@@ -278,14 +294,18 @@ def run_match(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def detected_sets(experiment: Experiment, available: int) -> list[int]:
-    """How many landmarks each detector finds: those of `config.detect.landmarks` that the data allow, else all."""
+def landmark_forms(asked: Sequence[int], available: int) -> list[int]:
+    """How many landmarks are detected: those of `asked` that the data allow, else all."""
     possible = {5, 68} if available == 68 else {available}
-    return [n for n in experiment.config.detect.landmarks if n in possible] or [available]
+    return [n for n in asked if n in possible] or [available]
+
+
+def _as_form(landmarks: np.ndarray, count: int) -> np.ndarray:
+    return landmarks if landmarks.shape[1] == count else five_points(landmarks)
 
 
 def _landmarks(faces: Faces, count: int) -> np.ndarray:
-    return faces.landmarks if faces.landmarks.shape[1] == count else five_points(faces.landmarks)
+    return _as_form(faces.landmarks, count)
 
 
 def run_detect(experiment: Experiment) -> dict[str, Any]:
@@ -302,11 +322,17 @@ def run_detect(experiment: Experiment) -> dict[str, Any]:
     if settings.mirror and train.landmarks.shape[1] not in MIRRORED:
         logging.warning("which of %d landmarks mirror which is not known: no mirrored images", train.landmarks.shape[1])
         settings.mirror = False
-    for count in detected_sets(experiment, train.landmarks.shape[1]):
-        head = detection.fit_head(
-            model, train.images, _landmarks(train, count), settings, seed=config.seed, workdir=experiment.workdir,
-            name=f"detect_{count}", stop_at=experiment.stop_at,
-        )  # fmt: skip
+    is_linear = len(train) < settings.linear.below
+    for count in landmark_forms(settings.landmarks, train.landmarks.shape[1]):
+        landmarks = _landmarks(train, count)
+        if is_linear:
+            unlabelled = experiment.some_unlabelled_faces().images
+            head = detection.fit_linear_head(model, train.images, landmarks, unlabelled, settings, seed=config.seed)
+        else:
+            head = detection.fit_head(
+                model, train.images, landmarks, settings, seed=config.seed, workdir=experiment.workdir,
+                name=f"detect_{count}", stop_at=experiment.stop_at,
+            )  # fmt: skip
         save_model(model.with_head(head), experiment.workdir / "detectors" / f"{count}.msgpack")
         eyes, methods = detection.EYES.get(count), {}
         if len(test):
@@ -321,10 +347,51 @@ def run_detect(experiment: Experiment) -> dict[str, Any]:
             "split": config.data.test_split,
             "images": len(test),
             "annotated_images": len(train),
+            "head": "linear" if is_linear else "heatmaps",
             "unit": detection.unit(eyes),
             "methods": methods,
         }
     return results
+
+
+def run_few_shot(experiment: Experiment) -> dict[str, Any]:
+    """Detection errors from few annotations, of our features and what they are compared with."""
+    config, settings = experiment.config, experiment.config.few_shot
+    train, test = experiment.faces(*config.data.train_splits), experiment.faces(config.data.test_split)
+    if len(train) < min(settings.counts) or not len(test):
+        return {
+            "skipped": f"{len(train)} annotated faces to learn from and {len(test)} in split {config.data.test_split}: "
+            f"{min(settings.counts)} and one are needed{HOW_TO_ANNOTATE}"
+        }
+    features: dict[str, few_shot.FeatureFn] = {"raw patches": few_shot.patch_colours} if settings.baselines else {}
+    for name, (network, which) in measured_networks(experiment, settings.baselines).items():
+        chosen = settings.which if name == "SCE-MAE" else which
+        features[name] = functools.partial(network.features, stride=settings.stride, which=chosen)
+    forms = landmark_forms(settings.landmarks, train.landmarks.shape[1])
+    protocol = few_shot.Protocol(
+        settings=settings,
+        linear=config.detect.linear,
+        features=features,
+        train=train,
+        test=test,
+        unlabelled=experiment.some_unlabelled_faces().images,
+        forms={count: functools.partial(_as_form, count=count) for count in forms},
+        baseline=settings.baselines,
+    )
+    rows = protocol.run(experiment.workdir / FEW_SHOT_ROWS, stop_at=experiment.stop_at)
+    return {
+        "split": config.data.test_split,
+        "images": len(test),
+        "annotated_images": len(train),
+        "seeds": settings.seeds,
+        **{
+            str(count): {
+                "unit": detection.unit(detection.EYES.get(count)),
+                "methods": few_shot.summarise(rows, count),
+            }
+            for count in forms
+        },
+    }
 
 
 def run_represent(experiment: Experiment) -> dict[str, Any]:
@@ -343,7 +410,7 @@ def run_represent(experiment: Experiment) -> dict[str, Any]:
             f"{HOW_TO_ANNOTATE}"
         }
     found, points = {}, {}
-    for name, (network, which) in measured_networks(experiment).items():
+    for name, (network, which) in measured_networks(experiment, experiment.config.match.baselines).items():
         dense = functools.partial(network.features, stride=settings.stride, which=which)
         kind = representation.represent(
             representation.landmark_features(dense, faces.images, landmarks),
@@ -425,12 +492,14 @@ RUN: dict[str, Callable[[Experiment], dict[str, Any]]] = {
     "refine": run_refine,
     "match": run_match,
     "detect": run_detect,
+    "few_shot": run_few_shot,
     "represent": run_represent,
     "report": run_report,
     "export": run_export,
 }
 
 TRAINING = ("pretrain", "refine", "detect")
+EVALUATION = ("match", "detect", "few_shot", "represent")
 
 
 def read_results(workdir: Path) -> dict[str, Any]:
@@ -484,10 +553,13 @@ def has_checkpoint(experiment: Experiment, stage: str) -> bool:
     return any((experiment.workdir / "checkpoints").glob(f"{stage}*/[0-9]*"))
 
 
-def forget_detectors(experiment: Experiment) -> None:
-    """Removes the landmark heads, which were learnt from other annotations; they train anew in minutes."""
-    for folder in (experiment.workdir / "detectors", *(experiment.workdir / "checkpoints").glob("detect_*")):
-        shutil.rmtree(folder, ignore_errors=True)
+def forget_progress(experiment: Experiment, stage: str) -> None:
+    """Removes what an evaluation of other data or another network left to go on from; it is done anew in minutes."""
+    if stage == "detect":
+        for folder in (experiment.workdir / "detectors", *(experiment.workdir / "checkpoints").glob("detect_*")):
+            shutil.rmtree(folder, ignore_errors=True)
+    elif stage == "few_shot":
+        (experiment.workdir / FEW_SHOT_ROWS).unlink(missing_ok=True)
 
 
 def run_all(experiment: Experiment) -> dict[str, Any]:
@@ -509,11 +581,10 @@ def run_all(experiment: Experiment) -> dict[str, Any]:
         "encoder": config.model.encoder,
     }
     data = results.setdefault("data", {})
-    for stage in ("match", "detect", "represent"):
+    for stage in EVALUATION:
         if stage in config.stages and data.get(stage, experiment.data_version) != experiment.data_version:
             results.pop(stage, None)
-            if stage == "detect":
-                forget_detectors(experiment)
+            forget_progress(experiment, stage)
     for stage in outdated(results, config.stages):
         if stage in TRAINING and not was_skipped(results[stage]):
             raise ValueError(
@@ -521,6 +592,7 @@ def run_all(experiment: Experiment) -> dict[str, Any]:
                 "not run, so its weights would belong to another network: use another --workdir"
             )
         del results[stage]
+        forget_progress(experiment, stage)
     for stage in config.stages:
         if stage in results:
             before = results[stage]
@@ -551,7 +623,7 @@ def outdated(finished: Collection[str], stages: Sequence[str]) -> list[str]:
     """Finished stages that build on one of `stages` that has yet to run."""
     order = configuration.STAGES
     pending = [stage for stage in stages if stage not in finished]
-    builds_on = {"report": order, "represent": ("pretrain", "refine")}
+    builds_on = {"report": order, "few_shot": ("pretrain", "refine"), "represent": ("pretrain", "refine")}
     return [
         stage
         for number, stage in enumerate(order)

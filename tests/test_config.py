@@ -61,7 +61,9 @@ def test_a_value_of_another_type_is_an_error(from_command_line):
 
 
 VARIANTS = {
+    "ablation": ("t8", "s8", "b8"),
     "celeba": ("t8", "s8", "b8"),
+    "evaluation": ("t8,mafl", "s8,aflw_m", "b8,aflw_r", "s8,three_hundred_w"),
     "folder": ("full", "small"),
     "quickstart": ("pretrained", "scratch"),
     "ytf68": ("tiny", "t8", "s8"),
@@ -148,7 +150,7 @@ def test_stages():
     with pytest.raises(ValueError, match=r"config\.stages names \['train'\]: choose from pretrain, refine"):
         configuration.check_stages(changed(stages=("pretrain", "train")))
     for stages in (("refine", "pretrain"), ("match", "match")):
-        with pytest.raises(ValueError, match="the order is pretrain, refine, match, detect, represent, report, exp"):
+        with pytest.raises(ValueError, match="the order is pretrain, refine, match, detect, few_shot, represent"):
             configuration.check_stages(changed(stages=stages))
 
 
@@ -160,13 +162,16 @@ def test_stages_that_take_long_wait_to_be_named():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"few_shot__stride": 3}, r"config\.few_shot\.stride is 3: choose a divisor of the patch size 8"),
+        ({"few_shot__counts": (5, 0)}, r"config\.few_shot\.seeds is 5 and counts \(5, 0\): at least 1"),
+        ({"few_shot__seeds": 0}, r"config\.few_shot\.seeds is 0"),
         ({"represent__stride": 3}, r"config\.represent\.stride is 3: choose a divisor of the patch size 8"),
         ({"represent__landmarks": 7}, r"config\.represent\.landmarks is 7: choose one of 5, 68"),
         ({"represent__repeats": 0}, r"config\.represent\.repeats is 0 and perplexity 30\.0: both must be positive"),
         ({"represent__perplexity": 0.0}, r"perplexity 0\.0: both must be positive"),
     ],
 )
-def test_representations_that_cannot_be_made(fields, message):
+def test_measurements_that_cannot_be_made(fields, message):
     with pytest.raises(ValueError, match=message):
         configuration.check(changed(**fields))
 

@@ -20,6 +20,7 @@ from sklearn.metrics import silhouette_score
 import scemae_jax
 from scemae_jax import config as configuration
 from scemae_jax import main, stages
+from scemae_jax.evaluation import matching
 from scemae_jax.evaluation.representation import Embedded
 from scemae_jax.training.checkpoints import restore_params
 from scemae_jax.training.metrics import read_metrics
@@ -41,6 +42,7 @@ def get_config(size="small"):
     config.match.max_pairs = 3
     config.detect.landmarks = (5,)
     config.detect.heatmaps = 2
+    config.detect.linear.below = 0
     config.report.examples = 2
     return config
 """
@@ -380,6 +382,31 @@ def test_init_starts_from_an_exported_model(run, finished, experiment_config, tm
     assert "has encoder 'XXS/8', config.model.encoder is 'XS/8': make them agree" in capsys.readouterr().err
 
 
+def test_matching_over_several_pairings_and_with_clusters(run, finished, experiment_config, tmp_path):
+    exported, workdir = str(finished.workdir / "export" / "scemae.msgpack"), tmp_path / "workdir"
+    wanted = {"random_pairings": 2, "clustered": True, "baselines": False}
+    config = experiment_config(
+        init=exported, stages=("match",), **{f"match__{name}": value for name, value in wanted.items()}
+    )
+    assert run(config, workdir) == 0
+    match = json.loads((workdir / "results.json").read_text())["match"]
+    names = ["own location", "MAE only", "MAE only, position-free", "SCE-MAE", "SCE-MAE, position-free",
+             "MAE, clustered", "MAE, clustered, position-free"]  # fmt: skip
+    assert list(match["features"]) == list(match["random_pairings"]["features"]) == names
+    for name in ("own location", "MAE only", "SCE-MAE"):  # as without the additions, the fixed order
+        before = finished.results["match"]["features"][name]["different"]["error"]
+        assert match["features"][name]["different"]["error"] == pytest.approx(before, abs=1e-4)
+
+    faces = stages.Experiment(config, workdir).faces("test")
+    pairings = matching.random_pairings(np.arange(6).reshape(3, 2), 2, config.match.warp_seed)
+    alone = [matching.match(faces, {"own": None}, pairs=pairs, seed=config.match.warp_seed) for pairs in pairings]
+    means = [np.nanmean(errors["own"].different) for errors in alone]
+    assert match["random_pairings"]["pairings"] == match["all_landmarks"]["random_pairings"]["pairings"] == 2
+    found = match["all_landmarks"]["random_pairings"]["features"]["own location"]["different"]
+    assert found["error"] == pytest.approx(np.mean(means), abs=1e-5)
+    assert found["deviation"] == pytest.approx(abs(means[0] - means[1]) / 2**0.5, abs=1e-5)
+
+
 def test_landmark_features_are_represented_where_that_is_asked_for(run, finished, experiment_config, tmp_path, capsys):
     exported, workdir = str(finished.workdir / "export" / "scemae.msgpack"), tmp_path / "workdir"
     settings = {"stride": 8, "images": 6, "perplexity": 4.0, "repeats": 2}
@@ -404,6 +431,35 @@ def test_landmark_features_are_represented_where_that_is_asked_for(run, finished
     capsys.readouterr()
     assert run(config, workdir) == 0
     assert capsys.readouterr().out.count("finished before") == 2
+
+
+def test_few_annotations_are_measured_where_that_is_asked_for(run, finished, experiment_config, tmp_path, capsys):
+    exported, workdir = str(finished.workdir / "export" / "scemae.msgpack"), tmp_path / "workdir"
+    settings = {"counts": (1, 3), "seeds": 2, "views": 4, "heatmaps": 2, "steps": 2}
+    config = experiment_config(
+        init=exported,
+        stages=("detect", "few_shot", "report"),
+        detect__linear__below=10_000,
+        few_shot__scratch__steps=2,
+        few_shot__scratch__width=8,
+        **{f"few_shot__{name}": value for name, value in settings.items()},
+    )
+    assert run(config, workdir, stop_after=0) == main.STOPPED_EARLY  # a linear head needs no time, a draw does
+    assert run(config, workdir) == 0
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["detect"]["5"]["head"] == "linear"
+    assert scemae_jax.load(workdir / "detectors" / "5.msgpack").heads[5].heatmaps == 0
+    methods = results["few_shot"]["5"]["methods"]
+    kinds = ("raw patches", "untrained", "MAE only", "SCE-MAE")
+    expected = {"mean shape", *kinds, *(f"{kind}, linear" for kind in kinds), "network from scratch"}
+    assert set(methods) == expected
+    assert all(list(row) == ["1", "3"] and row["3"]["count"] == 2 for row in methods.values())
+    assert "Few annotations, 5 landmarks" in (workdir / "report" / "index.html").read_text()
+    assert (workdir / "report" / "few_shot_5.png").stat().st_size > 0
+
+    capsys.readouterr()
+    assert run(config, workdir) == 0
+    assert capsys.readouterr().out.count("finished before") == 3
 
 
 def test_the_gpu_script_s_smoke_run_leaves_results_and_model(config_file, tmp_path):

@@ -38,6 +38,24 @@ def test_features_are_those_of_the_centre_window(small_model, images):
     np.testing.assert_allclose(small_model.features(images, which="backbone"), both[..., :48], atol=1e-5)
 
 
+@pytest.mark.parametrize("num_clusters", [4, 0])
+def test_clustered_features_are_those_of_the_tokens_that_stand_for_each_patch(backbone_only, images, num_clusters):
+    """A patch that was not kept has its centre's features, or without clusters those of the most attentive patch."""
+    architecture = dataclasses.replace(backbone_only.architecture, num_clusters=num_clusters)
+    model = dataclasses.replace(backbone_only, architecture=architecture)
+    window = np.asarray(architecture.normalise(images[:1, 20:116, 20:116]))
+    select = jax.jit(lambda params, x: architecture.build_carb().apply({"params": params}, x, method="select"))
+    selected = jax.tree.map(lambda x: np.asarray(x[0]), select(model.params, window))
+    expected = np.full((144, 48), np.nan)
+    expected[selected.patches] = selected.features
+    for patch in set(range(144)) - set(selected.patches):
+        stands = selected.source[patch] if num_clusters else np.argmax(selected.similarity[selected.patches])
+        expected[patch] = selected.features[stands]
+    found = model.features(images[:1], which="clustered")
+    np.testing.assert_allclose(found[0], expected.reshape(12, 12, 48), atol=1e-4)
+    assert len(np.unique(np.asarray(found).reshape(144, 48).round(3), axis=0)) == 36 + num_clusters
+
+
 @pytest.mark.parametrize("stride", [4, 2])
 def test_finer_strides_look_through_shifted_windows(small_model, images, stride):
     """A cell is what the patch-stride map of the image shifted to that cell holds."""
@@ -62,7 +80,7 @@ def test_chunks_change_nothing(small_model, images, monkeypatch):
     np.testing.assert_allclose(small_model.features(images), whole, atol=1e-5)
 
 
-@pytest.mark.parametrize(("which", "width"), [("backbone", 48), ("projected", 16), ("both", 64)])
+@pytest.mark.parametrize(("which", "width"), [("backbone", 48), ("clustered", 48), ("projected", 16), ("both", 64)])
 def test_no_images_give_no_features(small_model, which, width):
     assert small_model.features(np.zeros((0, 136, 136, 3), np.uint8), 4, which).shape == (0, 24, 24, width)
 
@@ -96,7 +114,11 @@ def test_other_sizes_are_scaled_and_padded(small_model, shape, rows, columns):
         (np.zeros((1, 136, 136, 3), np.int32), {}, "type int32: uint8, or floats"),
         (np.full((1, 136, 136, 3), 255.0, np.float32), {}, "range from 255 to 255: scale them"),
         (np.full((1, 136, 136, 3), np.nan, np.float32), {}, "range from nan"),
-        (np.zeros((1, 136, 136, 3), np.uint8), {"which": "head"}, "which is 'head': choose 'backbone'"),
+        (
+            np.zeros((1, 136, 136, 3), np.uint8),
+            {"which": "head"},
+            "which is 'head': choose 'backbone', 'projected', 'both', 'clustered'",
+        ),
         (np.zeros((1, 136, 136, 3), np.uint8), {"stride": 3}, "stride is 3, patch_size 8"),
         (np.zeros((1, 136, 136, 3), np.uint8), {"stride": 16}, "stride is 16, patch_size 8"),
     ],

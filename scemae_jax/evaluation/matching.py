@@ -6,7 +6,9 @@ The protocol of DVE (Thewlis et al. 2019), in its unit: pixels of a 70x70 image.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -94,6 +96,12 @@ def consecutive_pairs(count: int, limit: int = 0) -> Int[np.ndarray, "p 2"]:
     return pairs[:limit] if limit else pairs
 
 
+def random_pairings(pairs: Int[np.ndarray, "p 2"], count: int, seed: int) -> Int[np.ndarray, "count p 2"]:
+    """The images of `pairs` in other orders, again two by two."""
+    orders = [np.random.default_rng((seed, number)).permutation(pairs.ravel()) for number in range(count)]
+    return np.array(orders, pairs.dtype).reshape(count, len(pairs), 2)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Errors:
     """Distances in units of the protocol, one for each pair and landmark; NaN where a point left the window."""
@@ -103,15 +111,39 @@ class Errors:
     far: Bool[np.ndarray, "p l"]
     """Whether the true match in the other person is far from the query."""
 
-    def columns(self, part: slice) -> Errors:
-        """Those of some of the landmarks."""
-        return Errors(same=self.same[:, part], different=self.different[:, part], far=self.far[:, part])
+    def __getitem__(self, part: Any) -> Errors:
+        """Those of some of the pairs, or of some of the landmarks: `errors[:, :5]`."""
+        return Errors(same=self.same[part], different=self.different[part], far=self.far[part])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Errors]) -> Errors:
+        """Pairs of all parts in turn."""
+        return cls(**{
+            field.name: np.concatenate([getattr(part, field.name) for part in parts])
+            for field in dataclasses.fields(cls)
+        })  # fmt: skip
 
     def summary(self) -> dict[str, dict[str, float | None]]:
         """Mean error, deviation of the pairs' means, and number of landmarks (None of none); JSON-able."""
         far = np.where(self.far, self.different, np.nan)
         cases = {"same": self.same, "different": self.different, "different, far": far}
         return {name: _summary(errors) for name, errors in cases.items()}
+
+
+def over_pairings(errors: Errors, count: int) -> dict[str, dict[str, float | None]]:
+    """Errors of `count` pairings, one after the other: mean of their mean errors and its sample deviation; JSON-able.
+
+    A pairing without a landmark to measure is left out; of fewer than two the deviation is None.
+    """
+    summaries = [errors[rows].summary() for rows in np.split(np.arange(len(errors.same)), count)]
+    cases = {}
+    for case in summaries[0]:
+        means = [error for summary in summaries if (error := summary[case]["error"]) is not None]
+        cases[case] = {
+            "error": float(np.mean(means)) if means else None,
+            "deviation": float(np.std(means, ddof=1)) if len(means) > 1 else None,
+        }
+    return cases
 
 
 def _summary(errors: Float[np.ndarray, "p l"]) -> dict[str, float | None]:
@@ -125,14 +157,80 @@ def _summary(errors: Float[np.ndarray, "p l"]) -> dict[str, float | None]:
     }
 
 
+class _Block(NamedTuple):
+    """Pairs that are matched together: what their images' views show, and where in them each pair is."""
+
+    views: Float[np.ndarray, "v 136 136 3"]
+    rows: Int[np.ndarray, "p 3"]
+    """Of `views`: A warped twice, A warped once, B warped once."""
+    queries: Float[np.ndarray, "p l 2"]
+    """In pixels of the window, as the truths."""
+    same: Float[np.ndarray, "p l 2"]
+    different: Float[np.ndarray, "p l 2"]
+
+
+def _blocks(faces: Faces, pairs: Int[np.ndarray, "p 2"], seed: int) -> Iterator[_Block]:
+    """All pairs at once where an image is in several of them, so that it is warped once; else a few at a time."""
+    recurring = len(np.unique(pairs)) < pairs.size
+    key, offset = jax.random.key(seed), (IMAGE_SIZE - WINDOW) // 2
+    keys_of = jax.vmap(lambda i: jax.random.fold_in(key, i))
+
+    def warped(images: np.ndarray) -> Views:
+        pixels = jnp.asarray(faces.images[images], jnp.float32) / 255.0
+        return warped_views(keys_of(images), pixels, jnp.asarray(faces.landmarks[images]))
+
+    at_once = len(pairs) if recurring else PAIRS_AT_ONCE
+    for start in range(0, len(pairs), at_once):
+        chunk = pairs[start : start + at_once]
+        images, places = np.unique(chunk, return_inverse=True)
+        a, b = places.reshape(-1, 2).T
+        references, reference = np.unique(a, return_inverse=True)
+        once, twice, points_once, points_twice = in_batches(warped, 2 * PAIRS_AT_ONCE, images)
+        yield _Block(
+            views=np.concatenate([twice[references], once]),
+            rows=np.stack([reference, len(references) + a, len(references) + b], axis=1),
+            queries=points_twice[a] - offset,
+            same=points_once[a] - offset,
+            different=points_once[b] - offset,
+        )
+
+
+def in_batches(function: Callable[..., Any], size: int, *arrays: np.ndarray) -> Any:
+    """What a function gives for rows of arrays, `size` rows at a time: one shape, so one compilation."""
+    parts = []
+    for start in range(0, len(arrays[0]), size):
+        batch = [array[start : start + size] for array in arrays]
+        count = len(batch[0])
+        filled = [np.concatenate([rows, np.repeat(rows[-1:], size - count, axis=0)]) for rows in batch]
+        parts.append(jax.tree.map(lambda x, count=count: np.asarray(x)[:count], function(*filled)))
+    return parts[0] if len(parts) == 1 else jax.tree.map(lambda *found: np.concatenate(found), *parts)
+
+
+@jax.jit
+@functools.partial(jax.vmap, in_axes=(0, 0, 0, 0, None))
+def _predict(
+    reference: Float[Array, "g g c"],
+    same: Float[Array, "g g c"],
+    different: Float[Array, "g g c"],
+    queries: Float[Array, "l 2"],
+    mean: Float[Array, "*g_g_c"],
+) -> tuple[Float[Array, "l 2"], Float[Array, "l 2"]]:
+    reference, same, different = (features - mean for features in (reference, same, different))
+    return predict_matches(reference, same, queries), predict_matches(reference, different, queries)
+
+
 def match(
     faces: Faces,
     features: Mapping[str, FeatureFn | None],
     *,
     pairs: Int[np.ndarray, "p 2"],
     seed: int,
+    position_means: Mapping[str, Float[np.ndarray, "g g c"]] = MappingProxyType({}),
 ) -> dict[str, Errors]:
     """Errors of each kind of features on the same pairs and warps.
+
+    Where an image is in several pairs, its two views and their maps are computed once and held, the maps of one kind of
+    features at a time; otherwise only those of a few pairs are in memory.
 
     Args:
       faces: annotated; landmarks in pixels of 136x136.
@@ -140,6 +238,8 @@ def match(
       pairs: indices (A, B) of images. The reference is A warped twice; "same" pairs it with A warped once,
         "different" with B warped once.
       seed: of the warps; image i is warped alike in whichever pair it occurs.
+      position_means: of some of the features by name (see `position_mean`): a row "NAME, position-free" stands after
+        each, measured on the same maps with this mean taken away. What is left says what, not where.
 
     Raises:
       ValueError: there are no pairs, or a landmark is unknown.
@@ -148,50 +248,37 @@ def match(
         raise ValueError(f"no pair to match: {len(faces)} annotated images, and two make a pair")
     if not np.isfinite(faces.landmarks).all():
         raise ValueError("matching needs faces with all landmarks known: use faces.annotated()")
-    key, offset = jax.random.key(seed), (IMAGE_SIZE - WINDOW) // 2
-    predict = jax.jit(jax.vmap(predict_matches))
-    collected: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in features}
-    far, inside_same, inside_different = [], [], []
-
-    for start in tqdm(range(0, len(pairs), PAIRS_AT_ONCE), desc="match", unit="batch", mininterval=5):
-        chunk = pairs[start : start + PAIRS_AT_ONCE]
-        filled = np.concatenate([chunk, np.repeat(chunk[-1:], PAIRS_AT_ONCE - len(chunk), axis=0)]).T.ravel()
-        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.asarray(filled))
-        images = jnp.asarray(faces.images[filled], jnp.float32) / 255.0
-        views = warped_views(keys, images, jnp.asarray(faces.landmarks[filled]))
-        a, b = slice(0, PAIRS_AT_ONCE), slice(PAIRS_AT_ONCE, None)
-        queries = views.landmarks_twice[a] - offset
-        truths = {"same": views.landmarks_once[a] - offset, "different": views.landmarks_once[b] - offset}
-
-        kept = slice(0, len(chunk))
-        visible = in_window(np.asarray(queries))
-        inside_same.append((visible & in_window(np.asarray(truths["same"])))[kept])
-        inside_different.append((visible & in_window(np.asarray(truths["different"])))[kept])
-        far.append(np.asarray(matching_error(queries, truths["different"]) > FAR)[kept])
+    collected: dict[str, list[Errors]] = {}
+    progress = tqdm(total=len(pairs) * len(features), desc="match", unit="pair", mininterval=5)
+    for block in _blocks(faces, pairs, seed):
         for name, feature_fn in features.items():
             if feature_fn is None:
-                predicted = dict.fromkeys(truths, queries)
-            else:
-                maps = feature_fn(jnp.concatenate([views.twice[a], views.once[a], views.once[b]]))
-                reference, same, different = jnp.split(maps, 3)
-                predicted = {
-                    "same": predict(reference, same, queries),
-                    "different": predict(reference, different, queries),
-                }
-            errors = [np.asarray(matching_error(predicted[case], truths[case]))[kept] for case in truths]
-            collected[name].append((errors[0], errors[1]))
+                collected.setdefault(name, []).append(_errors(block, block.queries, block.queries))
+                progress.update(len(block.rows))
+                continue
+            maps = in_batches(feature_fn, 3 * PAIRS_AT_ONCE, block.views)
+            removed: dict[str, np.ndarray] = {name: np.zeros((), np.float32)}
+            if name in position_means:
+                removed[f"{name}, position-free"] = position_means[name]
+            for variant, mean in removed.items():
+                predicted = in_batches(
+                    lambda rows, queries, maps=maps, mean=mean: _predict(*maps[rows.T], queries, mean),
+                    PAIRS_AT_ONCE, block.rows, block.queries,
+                )  # fmt: skip
+                collected.setdefault(variant, []).append(_errors(block, *predicted))
+            progress.update(len(block.rows))
+    progress.close()
+    return {name: Errors.joined(parts) for name, parts in collected.items()}
 
-    def joined(chunks: list[np.ndarray], inside: list[np.ndarray]) -> np.ndarray:
-        return np.where(np.concatenate(inside), np.concatenate(chunks), np.nan)
 
-    return {
-        name: Errors(
-            same=joined([same for same, _ in chunks], inside_same),
-            different=joined([different for _, different in chunks], inside_different),
-            far=np.concatenate(far),
-        )
-        for name, chunks in collected.items()
+def _errors(block: _Block, same: Float[np.ndarray, "p l 2"], different: Float[np.ndarray, "p l 2"]) -> Errors:
+    """Of the predictions for a block of pairs."""
+    visible = in_window(block.queries)
+    errors = {
+        case: np.where(visible & in_window(truth), matching_error(predicted, truth), np.nan)
+        for case, predicted, truth in (("same", same, block.same), ("different", different, block.different))
     }
+    return Errors(**errors, far=np.asarray(matching_error(block.queries, block.different) > FAR))
 
 
 @jax.jit
@@ -210,8 +297,7 @@ def raw_patches(images: Float[Array, "b 136 136 3"]) -> Float[Array, "b 96 96 67
     return jax.lax.map(patches, images)
 
 
-def without_position(feature_fn: FeatureFn, images: Any, batch: int = 32) -> FeatureFn:
-    """The same features with each position's mean over `images` removed: what is left says what, not where."""
+def position_mean(feature_fn: FeatureFn, images: Any, batch: int = 32) -> Float[np.ndarray, "g g c"]:
+    """The features' mean over `images` at each position of the map: what they say of where alone."""
     total = sum(feature_fn(images[i : i + batch]).sum(axis=0) for i in range(0, len(images), batch))
-    mean = total / len(images)
-    return lambda views: feature_fn(views) - mean
+    return np.asarray(total / len(images))

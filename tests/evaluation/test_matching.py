@@ -163,15 +163,76 @@ def test_unknown_landmarks_and_no_pairs_are_errors(coded):
     assert len(faces.annotated()) == 5
 
 
-def test_what_is_left_without_position_has_no_mean_and_the_same_differences():
+def blurred_colours(views):
+    """Colours of the window, coarse and mixed, so that matches are neither perfect nor at random."""
+    return views[:, 20:116, 20:116].reshape(-1, 12, 8, 12, 8, 3).mean(axis=(2, 4)) - jnp.array([0.4, 0.6, 0.5])
+
+
+def test_a_position_s_mean_is_over_the_images():
     images = np.random.default_rng(2).uniform(size=(5, 8, 8, 3)).astype(np.float32)
+    found = matching.position_mean(lambda views: jnp.asarray(views) ** 2, images, batch=2)
+    np.testing.assert_allclose(found, np.mean(images.astype(np.float64) ** 2, axis=0), atol=1e-6)
 
-    def features(views):
-        return jnp.asarray(views) ** 2 + 7 * jnp.arange(8.0)[:, None, None]
 
-    freed = matching.without_position(features, images, batch=2)(images)
-    np.testing.assert_allclose(freed.mean(axis=0), 0, atol=1e-5)
-    np.testing.assert_allclose(freed - freed[:1], images**2 - images[:1] ** 2, atol=1e-5)
+def test_what_is_position_free_is_measured_as_features_of_their_own(coded):
+    mean = np.random.default_rng(2).normal(0, 0.1, (12, 12, 3)).astype(np.float32)
+    pairs = np.array([[0, 1], [2, 3], [4, 5]])
+    found = matching.match(coded, {"blurred": blurred_colours}, pairs=pairs, seed=0, position_means={"blurred": mean})
+    assert list(found) == ["blurred", "blurred, position-free"]
+    features = {"plain": blurred_colours, "freed": lambda views: blurred_colours(views) - mean}
+    alone = matching.match(coded, features, pairs=pairs, seed=0)
+    for name, own in (("blurred", "plain"), ("blurred, position-free", "freed")):
+        np.testing.assert_allclose(found[name].same, alone[own].same, atol=1e-6)
+        np.testing.assert_allclose(found[name].different, alone[own].different, atol=1e-6)
+    assert np.nanmean(np.abs(alone["plain"].different - alone["freed"].different)) > 0.1
+
+
+def test_pairings_of_the_same_images_share_their_maps_and_are_each_measured_as_if_alone(coded):
+    fixed = matching.consecutive_pairs(6)
+    pairings = [fixed, *matching.random_pairings(fixed, 4, seed=0)]
+    seen = []
+
+    def counted(views):
+        seen.append(len(views))
+        return blurred_colours(views)
+
+    means = {"blurred": np.full((12, 12, 3), 0.05, np.float32)}
+    features = {"own": None, "blurred": counted}
+    together = matching.match(coded, features, pairs=np.concatenate(pairings), seed=7, position_means=means)
+    assert seen == [24]  # the two views of six images, filled up to one batch; alone a pairing takes as much
+    for number, pairs in enumerate(pairings):
+        alone = matching.match(coded, features, pairs=pairs, seed=7, position_means=means)
+        assert list(alone) == list(together) == ["own", "blurred", "blurred, position-free"]
+        for name, errors in together.items():
+            part = errors[3 * number : 3 * number + 3]
+            np.testing.assert_allclose(part.same, alone[name].same, atol=1e-6)
+            np.testing.assert_allclose(part.different, alone[name].different, atol=1e-6)
+            np.testing.assert_array_equal(part.far, alone[name].far)
+
+
+def test_random_pairings_put_each_image_into_one_pair():
+    pairs = matching.consecutive_pairs(21, limit=9)
+    found = matching.random_pairings(pairs, 3, seed=5)
+    assert found.shape == (3, 9, 2)
+    for pairing in found:
+        assert sorted(pairing.ravel()) == list(range(18))
+    assert len({pairing.tobytes() for pairing in (pairs, *found)}) == 4
+    np.testing.assert_array_equal(matching.random_pairings(pairs, 2, seed=5), found[:2])
+    assert not np.array_equal(matching.random_pairings(pairs, 3, seed=6), found)
+    assert matching.random_pairings(pairs, 0, seed=5).shape == (0, 9, 2)
+
+
+def test_pairings_are_summed_up_by_hand():
+    nan = np.nan
+    errors = matching.Errors(  # three pairings of two pairs of two landmarks
+        same=np.array([[1.0, 2], [3, 2], [4, nan], [nan, 6], [9, 9], [9, 5]]),
+        different=np.array([[1.0, 1], [1, 1], [3, 3], [3, 3], [2, 2], [2, 2]]),
+        far=np.array([[False, False], [False, False], [True, False], [False, False], [False, False], [False, False]]),
+    )
+    found = matching.over_pairings(errors, 3)
+    assert found["same"] == {"error": pytest.approx(5), "deviation": pytest.approx(3)}  # of 2, 5 and 8: (9 + 0 + 9) / 2
+    assert found["different"] == {"error": pytest.approx(2), "deviation": pytest.approx(1)}
+    assert found["different, far"] == {"error": 3.0, "deviation": None}  # one pairing has any
 
 
 def test_raw_patches_are_the_surroundings_without_their_mean_colour():
