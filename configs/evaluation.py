@@ -8,8 +8,7 @@ After the colon: the size of the network, as in configs/celeba.py, and `mafl` (m
 landmark heads on its features of 48x48. They learn from all training images, for as many epochs as ContrastLandmark
 (Cheng et al., ICCV 2021) does. The gain of the heads' softmax is this project's; prior work has 50 or 100.
 
-An estimated half hour to 4 hours on a GPU each. Detection holds the features of all training images on it, 90 GB for
-MAFL's with `s8`, and twice as much while it joins them. Not run yet.
+An estimated half hour to 4 hours on a GPU each. Not run yet.
 """
 
 import ml_collections

@@ -12,10 +12,9 @@
 #   --smoke     minutes on a CPU instead: a few steps of a tiny network through everything, to see that it works; the
 #               tables say so. Give it other --runs
 #
-# Installs into .venv as launch/quickstart.sh does. The hours are estimates for one GPU, not measurements. Detection
-# holds the 48x48 features of all training images on the GPU, while it joins them twice: with t8 it needs 2 x 45 GB on
-# MAFL and 2 x 24 GB on AFLW, with s8 twice and with b8 four times as much. A step that fails (for want of memory, say)
-# leaves "not run" in its row, and the next one begins. Ends with RUNS/tables.md and RUNS/tables.csv. Exit status: 0 all
+# Installs into .venv as launch/quickstart.sh does. The hours are estimates for one GPU, not measurements. The 48x48
+# features of all training images of MAFL take 45 GB with t8 and four times that with b8: beyond config.detect.memory_gib
+# (32) they are computed anew for every batch. A step that fails leaves "not run" in its row, and the next one begins. Ends with RUNS/tables.md and RUNS/tables.csv. Exit status: 0 all
 # done, 1 a step failed (the same command tries it again), 2 not understood.
 set -euo pipefail
 
@@ -112,7 +111,7 @@ measure() { # hours, dataset, the tables, further arguments
 }
 measure "$detect" mafl 'Tables 1 and 2, matching and detection on MAFL'
 measure "$few" aflw_m 'Table 3, detection on AFLW_M from few annotations' "--config.stages=('few_shot',)"
-measure "$detect" aflw_m 'Table 2, detection on AFLW_M' # after what needs less memory, in the same workdir
+measure "$detect" aflw_m 'Table 2, detection on AFLW_M' # in the same workdir
 measure "$detect" aflw_r 'Table 2, detection on AFLW_R'
 measure "$detect" three_hundred_w 'Table 2, detection on 300-W'
 step 1 "mafl $celeba" 'Table 4, the ablation on MAFL' "$python" -m scemae_jax.sweep \

@@ -101,6 +101,7 @@ def default() -> Config:
     detect.clip = 0.0
     detect.log_every = 50
     detect.checkpoint_every = 500
+    detect.memory_gib = 32.0  # features that take more are computed anew for every batch instead of being kept
     detect.linear = linear = ml_collections.ConfigDict()  # the head for few annotations: ours, not the paper's
     linear.below = 200  # it takes the place of the one with heatmaps where fewer images are annotated; 0: never
     linear.views = 300  # warped views it learns from, drawn from the annotated images

@@ -169,7 +169,10 @@ def fit_head(
     name: str,
     stop_at: float | None = None,
 ) -> Head:
-    """Trains a landmark head on features computed once and kept on the accelerator.
+    """Trains a landmark head on features computed once and kept on the accelerator, where they fit.
+
+    Where they would take more than `settings.memory_gib`, the images are kept instead, and each batch's features are
+    computed anew: the same head in more time.
 
     Args:
       model: gives the features; nothing in it changes.
@@ -186,31 +189,49 @@ def fit_head(
     """
     _check_annotated(images, landmarks)
     targets = to_window(landmarks)
-    features = model.features(images, settings.stride, settings.which)
+    number = len(images) * (2 if settings.mirror else 1)
+    one = model.features(images[:1], settings.stride, settings.which)
+    constants: dict[str, Any]
+    if number * one.nbytes <= settings.memory_gib * 2**30:
+        constants = {"features": model.features(images, settings.stride, settings.which)}
+        if settings.mirror:
+            mirrored = model.features(images[:, :, ::-1], settings.stride, settings.which)
+            constants["features"] = jnp.concatenate([constants["features"], mirrored])
+    else:
+        images = jnp.asarray(images)
+        constants = {"images": jnp.concatenate([images, images[:, :, ::-1]]) if settings.mirror else images}
+        constants["model"] = model.params
     if settings.mirror:
-        features = jnp.concatenate([features, model.features(images[:, :, ::-1], settings.stride, settings.which)])
         targets = np.concatenate([targets, mirrored_targets(targets)])
+    constants["targets"] = jnp.asarray(targets, jnp.float32)
     head = Head(
         num_landmarks=landmarks.shape[1], heatmaps=settings.heatmaps, kernel_size=settings.kernel_size,
         gain=settings.gain, stride=settings.stride, which=settings.which, params={},
     )  # fmt: skip
     network = head.build()
 
+    def features(constants: Any, index: Array) -> Array:
+        if "features" in constants:
+            return constants["features"][index]
+        frozen = dataclasses.replace(model, params=constants["model"])
+        found = frozen.dense_features(constants["images"][index], settings.stride, settings.which)
+        return jax.lax.stop_gradient(found)
+
     def loss(params: Any, constants: Any, batch: dict[str, Array], _: Array) -> tuple[Array, dict[str, Array]]:
-        predicted = cast(Array, network.apply({"params": params}, constants["features"][batch["index"]]))
+        predicted = cast(Array, network.apply({"params": params}, features(constants, batch["index"])))
         error = optax.huber_loss(LOSS_SCALE * predicted, LOSS_SCALE * constants["targets"][batch["index"]])
         return error.mean(), {}
 
-    batch_size = min(settings.batch_size, len(features))
+    batch_size = min(settings.batch_size, number)
     batch_size = max(batch_size // jax.device_count(), 1) * jax.device_count()
-    steps = settings.steps or max(settings.least_steps, 1, round(settings.epochs * len(features) / batch_size))
-    batches = pipeline.training_batches([_Indices(len(features))], weights=[1.0], batch_size=batch_size, seed=seed)
+    steps = settings.steps or max(settings.least_steps, 1, round(settings.epochs * number / batch_size))
+    batches = pipeline.training_batches([_Indices(number)], weights=[1.0], batch_size=batch_size, seed=seed)
     task = loop.Task(
         name=name,
         loss=loss,
         outputs=(),
-        params=jax.jit(network.init)(jax.random.key(seed), features[:1])["params"],
-        constants={"features": features, "targets": jnp.asarray(targets, jnp.float32)},
+        params=jax.jit(network.init)(jax.random.key(seed), one)["params"],
+        constants=constants,
         batches=batches,
         batch_size=batch_size,
         optimizer=optimizer.adam_l2(settings, steps),

@@ -145,3 +145,22 @@ def test_bad_annotations_are_errors(brightness):
         scemae_jax.fit_detector(brightness, images, np.full((2, 4, 2), 60.0), mirror=True)
     with pytest.raises(AttributeError, match=r"kernel_sise.*kernel_size"):
         scemae_jax.fit_detector(brightness, images, landmarks, kernel_sise=1)
+
+
+def test_features_that_do_not_fit_are_computed_for_each_batch(small_model, tmp_path):
+    """The same head as from kept features, mirrored images included."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (5, 136, 136, 3), np.uint8)
+    landmarks = rng.uniform(30, 100, (5, 5, 2)).astype(np.float32)
+    heads = []
+    for gib in (1.0, 0.0):
+        settings = default().detect
+        settings.update({"steps": 6, "heatmaps": 2, "mirror": True, "batch_size": 4, "memory_gib": gib})
+        workdir = tmp_path / str(gib)
+        heads.append(
+            detection.fit_head(small_model, images, landmarks, settings, seed=0, workdir=workdir, name="detect")
+        )
+    kept, computed = (small_model.with_head(head).detect(images) for head in heads)
+    np.testing.assert_allclose(computed, kept, atol=0.05)
+    start = small_model.with_head(heads[0]).heads[5].params["bias"]
+    assert np.abs(start).max() > 0  # it learnt
