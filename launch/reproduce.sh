@@ -14,8 +14,9 @@
 #
 # Installs into .venv as launch/quickstart.sh does. The hours are estimates for one GPU, not measurements. The 48x48
 # features of all training images of MAFL take 45 GB with t8 and four times that with b8: beyond config.detect.memory_gib
-# (32) they are computed anew for every batch. A step that fails leaves "not run" in its row, and the next one begins. Ends with RUNS/tables.md and RUNS/tables.csv. Exit status: 0 all
-# done, 1 a step failed (the same command tries it again), 2 not understood.
+# (32) they are computed anew for every batch. A step that fails leaves "not run" in its row, and the next one begins.
+# Ends with RUNS/tables.md and RUNS/tables.csv. Exit status: 0 all done, 1 a step failed (the same command tries it
+# again), 2 not understood.
 set -euo pipefail
 
 backbone=s8 data=data runs=runs/paper dry_run='' smoke=''
@@ -85,7 +86,7 @@ model=$runs/celeba_$backbone/export/scemae.msgpack
 celeba=celeba_landmarks
 [ ! -e "$model" ] || celeba='' # what came of it is all that the others need
 from=(--config.data.root="$data" --config.data.data_dir="$runs/prepared")
-network=() training=() evaluation=() ablation=()
+network=() training=() evaluation=() ablation=() # expanded so that bash before 4.4 takes no empty one for unset
 if [ -n "$smoke" ]; then
   network=(--config.dtype=float32 --config.model.encoder=XXS/8 --config.model.decoder_width=32
     --config.model.decoder_depth=1 --config.model.decoder_heads=2)
@@ -104,10 +105,12 @@ for dataset in celeba_landmarks mafl aflw_m aflw_r three_hundred_w; do
 done
 step $train celeba_landmarks 'stages 1 and 2 on CelebA' "$python" -m scemae_jax.main \
   --config "configs/celeba.py:$backbone" --workdir "$runs/celeba_$backbone" "${from[@]}" \
-  "--config.stages=('pretrain','refine','export')" "${network[@]}" "${training[@]}" "${ablation[@]}"
+  "--config.stages=('pretrain','refine','export')" \
+  ${network[@]+"${network[@]}"} ${training[@]+"${training[@]}"} ${ablation[@]+"${ablation[@]}"}
 measure() { # hours, dataset, the tables, further arguments
   step "$1" "$2 $celeba" "$3" "$python" -m scemae_jax.main --config "configs/evaluation.py:$backbone,$2" \
-    --workdir "$runs/$2_$backbone" "${from[@]}" --config.init="$model" "${network[@]}" "${evaluation[@]}" "${@:4}"
+    --workdir "$runs/$2_$backbone" "${from[@]}" --config.init="$model" \
+    ${network[@]+"${network[@]}"} ${evaluation[@]+"${evaluation[@]}"} "${@:4}"
 }
 measure "$detect" mafl 'Tables 1 and 2, matching and detection on MAFL'
 measure "$few" aflw_m 'Table 3, detection on AFLW_M from few annotations' "--config.stages=('few_shot',)"
@@ -116,6 +119,6 @@ measure "$detect" aflw_r 'Table 2, detection on AFLW_R'
 measure "$detect" three_hundred_w 'Table 2, detection on 300-W'
 step 1 "mafl $celeba" 'Table 4, the ablation on MAFL' "$python" -m scemae_jax.sweep \
   --config "configs/ablation.py:$backbone" --sweep configs/sweeps/table4.py --workdir "$runs/table4_$backbone" \
-  "${from[@]}" --config.init="$model" "${network[@]}" "${ablation[@]}"
+  "${from[@]}" --config.init="$model" ${network[@]+"${network[@]}"} ${ablation[@]+"${ablation[@]}"}
 step 0.01 '' 'the tables' "$python" -m scemae_jax.report.paper --runs "$runs" --backbone "$backbone" --data "$data"
 exit "$status"

@@ -104,9 +104,10 @@ def default() -> Config:
     detect.memory_gib = 32.0  # features that take more are computed anew for every batch instead of being kept
     detect.linear = linear = ml_collections.ConfigDict()  # the head for few annotations: ours, not the paper's
     linear.below = 200  # it takes the place of the one with heatmaps where fewer images are annotated; 0: never
+    linear.which = "projected"
     linear.views = 300  # warped views it learns from, drawn from the annotated images
     linear.exponent = 0.25  # how far it trusts the directions in which unlabelled features vary most; 0: not at all
-    linear.strength = 1.0  # of its penalty
+    linear.strength = 0.002  # of its penalty
 
     config.few_shot = few = ml_collections.ConfigDict()
     few.counts = (1, 5, 10, 20, 50, 100)  # annotated images
@@ -117,8 +118,8 @@ def default() -> Config:
     few.views = 1000  # warped views, drawn from the annotated images
     few.mirror = False
     few.heatmaps = 50
-    few.gain = 50.0  # as prior work has it: for features of unit length, which projected ones are
-    few.epochs = 1000.0  # of the views
+    few.gain = 50.0  # as prior work has it, for features of unit length: all kinds are brought to that
+    few.epochs = 1000.0  # of the views, mirrored ones among them
     few.steps = 0
     few.batch_size = 32
     few.learning_rate = 1e-2
@@ -129,7 +130,7 @@ def default() -> Config:
     few.linear = True  # the linear head of detect.linear beside the one with heatmaps
     few.baselines = True  # an untrained network's features, raw patches, and a network without pretraining
     few.scratch = scratch = ml_collections.ConfigDict()  # the network without pretraining, on the same views
-    scratch.width = 16  # channels of its first convolution
+    scratch.width = 32  # channels of its first convolution
     scratch.epochs = 1000.0
     scratch.steps = 0
     scratch.batch_size = 32
@@ -175,9 +176,8 @@ def small_network(config: Config) -> None:
     config.few_shot.mirror = True
     config.few_shot.views = 300
     config.few_shot.heatmaps = 5
-    config.few_shot.steps = 150
-    config.few_shot.scratch.steps = 300
-    config.few_shot.scratch.batch_size = 16
+    config.few_shot.steps = 600
+    config.few_shot.scratch.steps = 600
 
 
 def paper_network(config: Config, size: str) -> None:
@@ -254,6 +254,10 @@ def check(config: Config) -> None:
         ("export", "dtype"): ("float32", "float16"),
         ("data", "cache"): ("host", "none"),
     }
+    if config.detect.linear.which not in ("backbone", "projected", "both"):
+        raise ValueError(
+            f"config.detect.linear.which is {config.detect.linear.which!r}: choose one of backbone, projected, both"
+        )
     for (section, name), known in choices.items():
         if config[section][name] not in known:
             raise ValueError(

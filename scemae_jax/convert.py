@@ -473,6 +473,21 @@ def _torch(path: Path) -> Any:
     return torch
 
 
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    tensors = {}
+    with safetensors.safe_open(path, framework="numpy") as file:
+        for name in file.keys():  # noqa: SIM118 - no mapping
+            try:
+                value = file.get_tensor(name)  # bfloat16 is among NumPy's types once JAX is imported
+            except (AttributeError, TypeError) as error:  # what NumPy says of a type that it does not know
+                raise ValueError(
+                    f"{path} holds {name} as {file.get_slice(name).get_dtype()}, numbers that cannot be read: save "
+                    "its tensors as float32, float16 or bfloat16"
+                ) from error
+            tensors[name] = value.astype(np.float32)
+    return tensors
+
+
 def read_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
     """The tensors of a .safetensors file, or of what `torch.save` wrote; float32.
 
@@ -482,17 +497,17 @@ def read_checkpoint(path: str | Path) -> dict[str, np.ndarray]:
     Raises:
       FileNotFoundError: there is no such file.
       ImportError: PyTorch is not installed, and the file needs it.
-      ValueError: the file is not a checkpoint, or holds other things than tensors by name.
+      ValueError: the file is not a checkpoint, or holds other things than tensors by name, or numbers of a type that
+        NumPy does not have.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint file {str(path)!r}")
     if path.suffix == ".safetensors":
         try:
-            tensors = safetensors.numpy.load_file(path)
+            return _read_safetensors(path)
         except safetensors.SafetensorError as error:
             raise ValueError(f"{path} is not a safetensors file: {error}") from error
-        return {name: value.astype(np.float32) for name, value in tensors.items()}
     torch = _torch(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # MAE's own checkpoints hold their arguments so
@@ -560,6 +575,8 @@ def convert_checkpoint(
     decoder_heads: int | None = None,
 ) -> None:
     """Makes a model file of a checkpoint file and prints what became of each tensor; options as of `from_torch`."""
+    if Path(output).suffix != ".msgpack":
+        raise ValueError(f"output is {output!r}, and a model file is to be written: let its name end in .msgpack")
     converted = from_torch(
         read_checkpoint(path),
         encoder=encoder,
@@ -604,6 +621,12 @@ TO = flags.DEFINE_enum("to", None, list(get_args(Dialect)), "With --model: the n
 TO_IMAGE_SIZE = flags.DEFINE_integer("image_size", WINDOW, "With --model: images that the position table is for.")
 
 
+def _refuse(without: str, **given: flags.FlagHolder) -> None:
+    """Options of the other way, which would do nothing."""
+    if idle := [f"--{name}" for name, flag in given.items() if flag.present]:
+        raise ValueError(f"{', '.join(idle)}: of no effect without --{without}, leave out")
+
+
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"not understood: {' '.join(argv[1:])}")
@@ -611,6 +634,7 @@ def main(argv: Sequence[str]) -> None:
     checkpoint, model, dialect = CHECKPOINT.value, MODEL.value, TO.value
     try:
         if checkpoint is not None and model is None and dialect is None:
+            _refuse("model", image_size=TO_IMAGE_SIZE)
             convert_checkpoint(
                 checkpoint,
                 OUTPUT.value,
@@ -620,6 +644,13 @@ def main(argv: Sequence[str]) -> None:
                 decoder_heads=DECODER_HEADS.value,
             )
         elif checkpoint is None and model is not None and dialect is not None:
+            _refuse(
+                "checkpoint",
+                encoder=ENCODER,
+                patch_size=PATCH_SIZE,
+                positions=POSITIONS,
+                decoder_heads=DECODER_HEADS,
+            )
             convert_model(model, OUTPUT.value, cast(Dialect, dialect), image_size=TO_IMAGE_SIZE.value)
         else:
             raise ValueError(

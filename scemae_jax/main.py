@@ -1,7 +1,8 @@
 """SCE-MAE: landmarks from unlabelled faces and few annotations.
 
-Runs the stages that the config names, each into the workdir: pretrain, refine, match, detect, report, export. A stage
-that has finished is skipped, one that was cut off goes on from its last checkpoint: run the same command again.
+Runs the stages that the config names, each into the workdir: pretrain, refine, match, detect, report, export; on
+request also few_shot and represent, which come before report. A stage that has finished is skipped, one that was cut
+off goes on from its last checkpoint: run the same command again.
 
   python -m scemae_jax.main --config configs/quickstart.py --workdir runs/quickstart
   python -m scemae_jax.main --config configs/folder.py --config.data.root=FOLDER --workdir runs/mine

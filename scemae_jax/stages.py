@@ -318,7 +318,7 @@ def run_detect(experiment: Experiment) -> dict[str, Any]:
     settings = config.detect.copy_and_resolve_references()
     if not model.refined and settings.which != "backbone":
         logging.warning("no projector (stage 2 did not run): the detector reads the backbone's features alone")
-        settings.which = "backbone"
+        settings.which = settings.linear.which = "backbone"
     if settings.mirror and train.landmarks.shape[1] not in MIRRORED:
         logging.warning("which of %d landmarks mirror which is not known: no mirrored images", train.landmarks.shape[1])
         settings.mirror = False
@@ -535,7 +535,7 @@ def claim_workdir(experiment: Experiment) -> None:
     experiment.workdir.mkdir(parents=True, exist_ok=True)
     path, fields = experiment.workdir / "config.json", configuration.plain(experiment.config)
     stages = configuration.STAGES
-    begun = set(stages) & read_results(experiment.workdir).keys() or any(has_checkpoint(experiment, s) for s in stages)
+    begun = set(stages) & read_results(experiment.workdir).keys() or any(has_progress(experiment, s) for s in stages)
     if path.exists() and begun:
         lines = configuration.differences(json.loads(path.read_text()), fields)
         if lines:
@@ -548,8 +548,10 @@ def claim_workdir(experiment: Experiment) -> None:
     write_json(path, fields)
 
 
-def has_checkpoint(experiment: Experiment, stage: str) -> bool:
-    """Whether there is a step of this stage to go on from."""
+def has_progress(experiment: Experiment, stage: str) -> bool:
+    """Whether there is something of this stage to go on from: a checkpoint, or rows of few annotations."""
+    if stage == "few_shot":
+        return (experiment.workdir / FEW_SHOT_ROWS).exists()
     return any((experiment.workdir / "checkpoints").glob(f"{stage}*/[0-9]*"))
 
 
@@ -593,12 +595,16 @@ def run_all(experiment: Experiment) -> dict[str, Any]:
             )
         del results[stage]
         forget_progress(experiment, stage)
+    if any(stage in config.stages and stage not in results for stage in ("pretrain", "refine")):
+        for stage in EVALUATION:  # one that was cut off began on another network
+            if stage not in results:
+                forget_progress(experiment, stage)
     for stage in config.stages:
         if stage in results:
             before = results[stage]
             print(f"{stage}: " + (f"skipped before, {before['skipped']}" if was_skipped(before) else "finished before"))
             continue
-        if stage in ("pretrain", "refine") and has_checkpoint(experiment, stage):
+        if stage in ("pretrain", "refine") and has_progress(experiment, stage):
             begun_on = data.get(stage, experiment.data_version)
             if begun_on != experiment.data_version:
                 raise ValueError(

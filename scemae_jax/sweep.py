@@ -19,6 +19,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import json
 import os
 import re
 import runpy
@@ -53,6 +54,8 @@ RESERVED = ("stage1", "compiled")
 """Folders beside those of the points."""
 
 CASES = ("same", "different", "different, far")
+RANDOM_PAIRINGS = "different, random pairings"
+"""*Different* again, the mean over random pairings of the same images, where they were asked for."""
 POSITION_FREE = ", position-free"
 DETECTION = "detection"
 COMPARED = ("MAE only", "MAE, clustered", "own location", "mean shape")
@@ -88,6 +91,11 @@ class Run:
 
     @property
     def results(self) -> dict[str, Any]:
+        """What this config has measured so far; none of what another one left in the workdir, where no run goes on."""
+        path = self.workdir / "config.json"
+        there = json.loads(path.read_text()) if path.exists() else {}
+        if configuration.differences(there, configuration.plain(self.config)):
+            return {}
         return stages.read_results(self.workdir)
 
     @property
@@ -271,17 +279,21 @@ def leaves(nested: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 
 
 Measured = dict[str, dict[str, float]]
-"""Errors by row (kind of features or method) and column (CASES, those without position, detection)."""
+"""Errors by row (kind of features or method) and column (CASES, RANDOM_PAIRINGS, those without position, detection)."""
 
 
 def measured(results: Mapping[str, Any], count: int) -> Measured:
     """What a run measured of `count` landmarks."""
     found: Measured = {}
-    forms = {form["landmarks"]: form["features"] for form in matching_forms(results.get("match", {}))}
-    for name, errors in forms.get(count, {}).items():
+    form = {form["landmarks"]: form for form in matching_forms(results.get("match", {}))}.get(count, {})
+    again = form.get("random_pairings", {}).get("features", {})
+    for name, errors in form.get("features", {}).items():
         suffix = POSITION_FREE if name.endswith(POSITION_FREE) else ""
+        columns = {case: errors[case]["error"] for case in CASES}
+        if name in again:
+            columns[RANDOM_PAIRINGS] = again[name]["different"]["error"]
         row = found.setdefault(name.removesuffix(POSITION_FREE), {})
-        row |= {case + suffix: errors[case]["error"] for case in CASES if errors[case]["error"] is not None}
+        row |= {column + suffix: error for column, error in columns.items() if error is not None}
     for name, errors in results.get("detect", {}).get(str(count), {}).get("methods", {}).items():
         found.setdefault(name, {})[DETECTION] = errors["error"]
     return found
@@ -302,6 +314,10 @@ class Summary:
                     f"Matching: {form['pairs']} pairs of split {form['split']}, stride {form['stride']}, error in "
                     f"{form['unit']}."
                 )
+                if "random_pairings" in form:
+                    self.protocol.add(
+                        f"Random pairings: {form['random_pairings']['pairings']} of the same images, their mean error."
+                    )
             for count, form in found.get("detect", {}).items():
                 if count != "skipped" and form["methods"]:
                     detection.add(int(count))
@@ -316,14 +332,18 @@ class Summary:
         return {seed: found[row] for (name, seed), found in self.found[count].items() if name == point and row in found}
 
     def compared(self, count: int, row: str) -> dict[str, dict[int, dict[str, float]]]:
-        """As `over_seeds` for all points; those that agree are one, under its name or, if there are several, theirs."""
+        """As `over_seeds` for all points; those that agree in the seeds that they share, and share one, are one.
+
+        Under the row's name or, if there are several, also the points'.
+        """
         groups: list[tuple[list[str], dict[int, dict[str, float]]]] = []
         for point in self.points:
             found = self.over_seeds(count, row, point)
             if not found:
                 continue
             for names, others in groups:
-                if all(others[seed] == found[seed] for seed in others.keys() & found.keys()):
+                shared = others.keys() & found.keys()
+                if shared and all(others[seed] == found[seed] for seed in shared):
                     names.append(point)
                     others |= found
                     break
@@ -341,7 +361,7 @@ class Summary:
             f"{self.finished} of {self.total} runs have finished. Means over the seeds ± their sample deviation.",
             *sorted(self.protocol),
         ]
-        columns = [*CASES, *(case + POSITION_FREE for case in CASES), DETECTION]
+        columns = [c + suffix for suffix in ("", POSITION_FREE) for c in (*CASES, RANDOM_PAIRINGS)] + [DETECTION]
         for count in self.counts:
             table = {point: found for point in self.points if (found := self.over_seeds(count, "SCE-MAE", point))}
             for row in COMPARED:

@@ -17,6 +17,7 @@ import torch
 from flax import traverse_util
 from ml_dtypes import bfloat16
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import save_file as save_tensors
 from transformers import ViTConfig, ViTForImageClassification, ViTMAEConfig, ViTMAEForPreTraining
 
 from scemae_jax import config as configuration
@@ -457,6 +458,17 @@ def test_half_precision_and_training_checkpoints(state, tmp_path):
             np.testing.assert_array_equal(read[name], value.astype(np.float32), strict=True)
 
 
+def test_numbers_that_numpy_does_not_have_are_named(command, tmp_path):
+    path = tmp_path / "eighth.safetensors"
+    save_tensors({"norm.bias": torch.zeros(3), "norm.weight": torch.zeros(3, dtype=torch.float8_e4m3fn)}, path)
+    status, _, err = command(checkpoint=str(path), output=str(tmp_path / "out.msgpack"))
+    assert status == 1
+    assert err == (
+        f"error: {path} holds norm.weight as F8_E4M3, numbers that cannot be read: save its tensors as float32, "
+        "float16 or bfloat16\n"
+    )
+
+
 def test_files_that_are_no_checkpoints(tmp_path):
     path = tmp_path / "weights.pth"
     for content, message in (
@@ -497,7 +509,7 @@ def command(monkeypatch, capsys):
         names = ("checkpoint", "model", "output", "encoder", "patch_size", "decoder_heads", "to")
         values = dict.fromkeys(names) | {"positions": "auto", "to_image_size": 96} | given
         for name, value in values.items():
-            monkeypatch.setattr(convert, name.upper(), SimpleNamespace(value=value))
+            monkeypatch.setattr(convert, name.upper(), SimpleNamespace(value=value, present=name in given))
         status = 0
         try:
             convert.main(["scemae_jax.convert"])
@@ -558,6 +570,36 @@ def test_mistakes_on_the_command_line(command, tmp_path, flags, message):
     assert err.startswith(f"error: {message}")
     assert len(err.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+CHECKPOINT = {"checkpoint": "a.safetensors", "output": "out.msgpack"}
+MODEL = {"model": "xs8_ytf68", "to": "mae", "output": "out.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (MODEL | {"patch_size": 16}, "--patch_size: of no effect without --checkpoint, leave out"),
+        (MODEL | {"encoder": "XS/8"}, "--encoder: of no effect without --checkpoint, leave out"),
+        (MODEL | {"positions": "auto"}, "--positions: of no effect without --checkpoint, leave out"),
+        (MODEL | {"encoder": "XS/8", "decoder_heads": 2}, "--encoder, --decoder_heads: of no effect without --checkp"),
+        (CHECKPOINT | {"to_image_size": 224}, "--image_size: of no effect without --model, leave out"),
+        (CHECKPOINT | {"output": "out.safetensors"}, "output is 'out.safetensors', and a model file is to be written"),
+        (CHECKPOINT | {"output": "out"}, "output is 'out', and a model file is to be written: let its name end in"),
+        (MODEL | {"output": "out.msgpack"}, "output is 'out.msgpack': let its name end in .safetensors or .pth"),
+    ],
+)
+def test_what_would_have_no_effect_and_other_kinds_of_files_are_refused(
+    command, state, tmp_path, monkeypatch, flags, message
+):
+    """Of files that would convert without."""
+    monkeypatch.chdir(tmp_path)
+    save_file(state, "a.safetensors")
+    status, _, err = command(**flags)
+    assert status == 1
+    assert err.startswith(f"error: {message}")
+    assert len(err.splitlines()) == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
 
 
 def test_the_command_as_it_is_typed(tmp_path):

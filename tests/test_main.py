@@ -43,6 +43,9 @@ def get_config(size="small"):
     config.detect.landmarks = (5,)
     config.detect.heatmaps = 2
     config.detect.linear.below = 0
+    few = config.few_shot
+    few.counts, few.seeds, few.views, few.heatmaps, few.steps = (1, 3), 2, 4, 2, 2
+    few.scratch.steps, few.scratch.width = 2, 8
     config.report.examples = 2
     return config
 """
@@ -299,6 +302,7 @@ def test_a_folder_without_annotations_trains_and_says_what_it_cannot_do(run, fol
     results = json.loads((tmp_path / "workdir" / "results.json").read_text())
     assert results["match"]["skipped"].startswith("0 annotated faces in split test, and two make a pair; of the people")
     assert "skipped" in results["detect"]
+    assert results["few_shot"]["skipped"].startswith("0 annotated faces to learn from and 0 in split test")
     assert results["represent"]["skipped"].startswith("0 annotated faces in split test show 0 landmarks")
     assert "match: skipped, 0 annotated faces" in capsys.readouterr().out
     page = (tmp_path / "workdir" / "report" / "index.html").read_text()
@@ -435,20 +439,17 @@ def test_landmark_features_are_represented_where_that_is_asked_for(run, finished
 
 def test_few_annotations_are_measured_where_that_is_asked_for(run, finished, experiment_config, tmp_path, capsys):
     exported, workdir = str(finished.workdir / "export" / "scemae.msgpack"), tmp_path / "workdir"
-    settings = {"counts": (1, 3), "seeds": 2, "views": 4, "heatmaps": 2, "steps": 2}
     config = experiment_config(
         init=exported,
         stages=("detect", "few_shot", "report"),
         detect__linear__below=10_000,
-        few_shot__scratch__steps=2,
-        few_shot__scratch__width=8,
-        **{f"few_shot__{name}": value for name, value in settings.items()},
     )
     assert run(config, workdir, stop_after=0) == main.STOPPED_EARLY  # a linear head needs no time, a draw does
     assert run(config, workdir) == 0
     results = json.loads((workdir / "results.json").read_text())
     assert results["detect"]["5"]["head"] == "linear"
     assert scemae_jax.load(workdir / "detectors" / "5.msgpack").heads[5].heatmaps == 0
+    rows = (workdir / stages.FEW_SHOT_ROWS).read_text()
     methods = results["few_shot"]["5"]["methods"]
     kinds = ("raw patches", "untrained", "MAE only", "SCE-MAE")
     expected = {"mean shape", *kinds, *(f"{kind}, linear" for kind in kinds), "network from scratch"}
@@ -460,6 +461,18 @@ def test_few_annotations_are_measured_where_that_is_asked_for(run, finished, exp
     capsys.readouterr()
     assert run(config, workdir) == 0
     assert capsys.readouterr().out.count("finished before") == 3
+
+    # A run that was cut off among its draws: other settings are refused, another network begins anew.
+    path = tmp_path / "begun" / stages.FEW_SHOT_ROWS
+    begun = experiment_config(init=exported, stages=("few_shot",))
+    stages.claim_workdir(stages.Experiment(begun, path.parent))
+    path.write_text(rows.splitlines(keepends=True)[0])
+    other = experiment_config(init=exported, stages=("few_shot",), few_shot__gain=3.0)
+    assert run(other, path.parent) == 1
+    assert "config.few_shot.gain: 50.0 there, 3.0 now" in capsys.readouterr().err
+    begun.stages = ("refine", "few_shot")
+    assert run(begun, path.parent, stop_after=0) == main.STOPPED_EARLY
+    assert not path.exists()
 
 
 def test_the_gpu_script_s_smoke_run_leaves_results_and_model(config_file, tmp_path):

@@ -181,16 +181,28 @@ def test_deviations_are_those_of_a_sample():
     assert sweep.mean_and_deviation([]) == "–"
 
 
-def write_run(run: sweep.Run, mae: float, sce: float) -> None:
-    """Results as if the run had ended."""
+def write_run(run: sweep.Run, mae: float, sce: float, again: dict[str, list[float]] | None = None) -> None:
+    """Results as if the run had ended.
+
+    Args:
+      again: errors of random pairings on *different*, of 5 and of 68 landmarks, by features.
+    """
     features = {"MAE only": mae, "SCE-MAE": sce, "SCE-MAE, position-free": 2 * sce}
     case_names = ("same", "different", "different, far")
     match = {
         "landmarks": 5, "pairs": 3, "split": "test", "stride": 4, "unit": "px",
         "features": {name: {case: {"error": error} for case in case_names} for name, error in features.items()},
     }  # fmt: skip
+    if again:
+        pairings = [
+            {"pairings": 5, "features": {name: {"different": {"error": both[form]}} for name, both in again.items()}}
+            for form in (0, 1)
+        ]
+        all_landmarks = {"landmarks": 68, "features": match["features"], "random_pairings": pairings[1]}
+        match |= {"random_pairings": pairings[0], "all_landmarks": all_landmarks}
     detect = {"5": {"images": 7, "unit": "%", "methods": {"mean shape": {"error": 30.0}, "SCE-MAE": {"error": sce}}}}
     run.workdir.mkdir(parents=True)
+    stages.write_json(run.workdir / "config.json", configuration.plain(run.config))
     stages.write_json(run.workdir / "results.json", {"match": match, "detect": detect})
 
 
@@ -216,6 +228,90 @@ def test_a_comparison_stands_once_unless_it_depends_on_the_point(tiny_config, tm
     drawn = {bars.get_label(): bars.lines[0].get_ydata().tolist() for bars in axes.containers}
     assert drawn == {"SCE-MAE": [4, 3, 2], "MAE only": [9, 7, 7], "own location": []}
     assert [label.get_text() for label in axes.get_xticklabels()] == list(points)
+
+
+def rows_below(lines: list[str], head: str) -> dict[str, list[str]]:
+    """The rows of the table whose header starts so, and the header under ""."""
+    start = next(number for number, line in enumerate(lines) if line.startswith(head))
+    end = next((number for number, line in enumerate(lines) if number > start and not line), len(lines))
+    cells = [line.strip("| ").split(" | ") for line in (lines[start], *lines[start + 2 : end])]
+    return {"": cells[0], **{name: row for name, *row in cells[1:]}}
+
+
+def test_points_without_a_seed_in_common_are_not_merged(tiny_config, tmp_path):
+    config = tiny_config(init="xs8_ytf68", stages=("refine", "match"))
+    points = {"stride 8": {"match.stride": 8}, "stride 4": {"match.stride": 4}}
+    runs = sweep.plan(config, sweep.Sweep(title="t", points=points, seeds=(0, 1)), tmp_path)
+    measured = {(run.point, run.seed): run for run in runs}
+    write_run(measured["stride 8", 0], 9.0, 4.0)
+    write_run(measured["stride 4", 1], 5.0, 3.0)
+    table = rows_below(sweep.Summary(runs).markdown("t", {}).splitlines(), "| 5 landmarks | seeds | same |")
+    assert table["MAE only (stride 8)"][:2] == ["1", "9.00"]
+    assert table["MAE only (stride 4)"][:2] == ["1", "5.00"]
+    assert "MAE only" not in table
+
+
+def test_the_numbers_of_another_config_are_left_out(tiny_config, tmp_path):
+    def written(points, **fields):
+        config = tiny_config(init="xs8_ytf68", stages=("refine", "match", "detect"), **fields)
+        sweeping = sweep.Sweep(title="t", points=points)
+        runs = sweep.plan(config, sweeping, tmp_path)
+        for run in runs:
+            if not run.workdir.exists():
+                write_run(run, 9.0, 4.0)
+        sweep.write_tables(runs, sweeping, tmp_path, {})
+        with (tmp_path / "sweep.csv").open(newline="") as file:
+            errors = {row["point"]: row.get("match.features.SCE-MAE.same.error", "") for row in csv.DictReader(file)}
+        return errors, (tmp_path / "sweep.md").read_text()
+
+    before = {"cold": {"refine.temperature": 0.05}, "warm": {"refine.temperature": 0.5}}
+    assert written(before)[0] == {"cold": "4.0", "warm": "4.0"}
+    changed = before | {"cold": {"refine.temperature": 0.01}}
+    errors, text = written(changed)
+    assert errors == {"cold": "", "warm": "4.0"}
+    assert "| warm | 1 | 4.00" in text
+    assert "| cold |" not in text
+    assert written(before)[0] == {"cold": "4.0", "warm": "4.0"}  # which are still of these
+    errors, text = written(before, refine__steps=2)  # as --config.refine.steps=2 changes all of them
+    assert errors == {"cold": "", "warm": ""}
+    assert "landmarks" not in text
+
+
+def test_random_pairings_stand_beside_the_fixed_order(tiny_config, tmp_path):
+    config = tiny_config(init="xs8_ytf68", stages=("refine", "match"))
+    points = {"a": {}, "b": {"refine.temperature": 0.5}}
+    runs = sweep.plan(config, sweep.Sweep(title="t", points=points, seeds=(0, 1)), tmp_path)
+    for run in runs:
+        if run.point == "b":
+            write_run(run, 9.0, 3.0)
+        else:
+            again = {
+                "SCE-MAE": [5.0 + 2 * run.seed, 6.0 + run.seed],
+                "SCE-MAE, position-free": [7.0, 8.0],
+                "MAE only": [11.0, 12.0],
+            }
+            write_run(run, 9.0, 4.0, again)
+    lines = sweep.Summary(runs).markdown("t", {}).splitlines()
+    assert "Random pairings: 5 of the same images, their mean error." in lines
+    # 5 and 7: mean 6, deviation sqrt((1 + 1) / (2 - 1)) = 1.41; 6 and 7: 6.5 and sqrt(0.25 + 0.25) = 0.71
+    expected = {5: ("6.00 ± 1.41", "7.00 ± 0.00", "11.00 ± 0.00"), 68: ("6.50 ± 0.71", "8.00 ± 0.00", "12.00 ± 0.00")}
+    for count, (sce, position_free, mae) in expected.items():
+        table = rows_below(lines, f"| {count} landmarks | seeds | same |")
+        column = table[""].index("different, random pairings") - 1
+        assert table["a"][column] == sce
+        assert table["a"][table[""].index("different, random pairings, position-free") - 1] == position_free
+        compared = "MAE only (a)" if count == 5 else "MAE only"  # b was not measured on 68, nor on random pairings
+        assert table[compared][column] == mae
+        assert table["a"][table[""].index("different") - 1] == "4.00 ± 0.00"
+    table = rows_below(lines, "| 5 landmarks")
+    assert table["b"][table[""].index("different, random pairings") - 1] == "–"
+
+
+def test_table_4_is_measured_on_random_pairings_too(tiny_config, tmp_path):
+    runs = sweep.plan(tiny_config(), sweep.load_sweep(ROOT / "configs" / "sweeps" / "table4.py"), tmp_path)
+    assert {(run.point, run.config.match.random_pairings) for run in runs} == {
+        ("the config", 5), ("without locality", 5), ("two crops", 5)
+    }  # fmt: skip
 
 
 def test_a_second_call_skips_what_has_finished(done, tiny_config, capsys):

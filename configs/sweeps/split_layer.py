@@ -1,7 +1,8 @@
 """The layer after which patches are split and clustered.
 
 The paper has 3 of 12. Early, CLS may not yet know what is face; late, most of the work is done on all tokens, and the
-discarded ones have already told the others what they show. 5 is the last that a network of 6 layers can split after.
+discarded ones have already told the others what they show. The points are those of XS/8, which has 6 layers and can
+split after 5 of them at most; for a deeper network, as the paper's of 12, name more here.
 """
 
 SEEDS = (0, 1, 2)

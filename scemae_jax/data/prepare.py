@@ -6,7 +6,7 @@
 
 FOLDER holds the official files or the archive of prior work (or is the folder that landmark_folder is about);
 --download fetches that archive into it first, and nothing is fetched without. --check verifies what was prepared
-before. Exit status: 0 prepared and sound, 1 not.
+before. Exit status: 0 prepared and sound, 1 not; of an official dataset, images that are in two splits are a warning.
 """
 
 from __future__ import annotations
@@ -46,13 +46,15 @@ class Findings(NamedTuple):
     images: dict[str, int]
     """Images of each split that are as they should be."""
     problems: list[str]
+    shared: list[str]
+    """Images whose pixels another split has too."""
 
 
 def verify(splits: Mapping[str, Sequence[dict[str, Any]]], *, landmarks: int, missing_allowed: bool) -> Findings:
     """Reads every example of every split.
 
     An image must decode to uint8 [136, 136, 3]; there must be `landmarks` points, all finite (or, with
-    `missing_allowed`, NaN where not annotated); the same pixels must not be in two splits.
+    `missing_allowed`, NaN where not annotated). The same pixels should not be in two splits.
 
     Args:
       splits: the examples, dicts with `image` and `landmarks`, of each split; reading one may raise anything.
@@ -75,7 +77,7 @@ def verify(splits: Mapping[str, Sequence[dict[str, Any]]], *, landmarks: int, mi
         return split, index, digest, ""
 
     tasks = [(split, index) for split, examples in splits.items() for index in range(len(examples))]
-    images, problems, seen = dict.fromkeys(splits, 0), [], {}
+    images, problems, shared, seen = dict.fromkeys(splits, 0), [], [], {}
     progress = tqdm(in_threads(read, tasks), total=len(tasks), desc="verifying", unit="image")
     for split, index, digest, problem in progress:
         if problem:
@@ -84,12 +86,22 @@ def verify(splits: Mapping[str, Sequence[dict[str, Any]]], *, landmarks: int, mi
         images[split] += 1
         first, first_index = seen.setdefault(digest, (split, index))
         if first != split:
-            problems.append(f"{split} image {index} is also {first} image {first_index}")
-    return Findings(images, problems)
+            shared.append(f"{split} image {index} is also {first} image {first_index}")
+    return Findings(images, problems, shared)
+
+
+def _tell(kind: str, lines: Sequence[str]) -> None:
+    """The first of them, to standard error."""
+    for line in lines[:_MOST_SHOWN]:
+        print(f"{kind}: {line}", file=sys.stderr)
+    if len(lines) > _MOST_SHOWN:
+        print(f"{kind}: and {len(lines) - _MOST_SHOWN} more", file=sys.stderr)
 
 
 def verify_dataset(builder: tfds.core.DatasetBuilder) -> list[str]:
     """Verifies a prepared dataset and prints a table of its splits.
+
+    Images in two splits of an official dataset are a warning: its parts are as they were published.
 
     Returns:
       What is wrong with it, a line for each problem.
@@ -101,8 +113,9 @@ def verify_dataset(builder: tfds.core.DatasetBuilder) -> list[str]:
     splits = {name: builder.as_data_source(name, decoders=decoders) for name in expected}  # pyright: ignore[reportCallIssue] - hidden by TFDS's decorator
     landmarks = features["landmarks"].shape[0]
     found = verify(splits, landmarks=landmarks, missing_allowed=isinstance(builder, LandmarkFolder))
-    problems = found.problems
-    official = dict(builder.OFFICIAL_COUNTS) if isinstance(builder, OfficialDataset) else {}
+    is_official = isinstance(builder, OfficialDataset)
+    problems = found.problems if is_official else found.problems + found.shared
+    official = dict(builder.OFFICIAL_COUNTS) if is_official else {}
     if official:
         counts = {name: expected.get(name, 0) for name in official}
         if "train" in counts:
@@ -120,6 +133,8 @@ def verify_dataset(builder: tfds.core.DatasetBuilder) -> list[str]:
         published = f"{official[name]:,}{with_validation}" if name in official else ""
         table.add_row(name, f"{count:,}", f"{found.images[name]:,}", published)
     Console().print(table)
+    if is_official and found.shared:
+        _tell("warning", [f"{builder.name}: images in two splits: {len(found.shared):,}", *found.shared])
     return problems
 
 
@@ -168,10 +183,7 @@ def main(argv: Sequence[str]) -> None:
         logging.debug("where it happened", exc_info=True)
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    for problem in problems[:_MOST_SHOWN]:
-        print(f"error: {problem}", file=sys.stderr)
-    if len(problems) > _MOST_SHOWN:
-        print(f"error: and {len(problems) - _MOST_SHOWN} more", file=sys.stderr)
+    _tell("error", problems)
     if problems:
         sys.exit(1)
 

@@ -55,6 +55,10 @@ def unit(eyes: tuple[int, int] | None) -> str:
     return "% of the inter-ocular distance" if eyes else "% of the diagonal of the landmarks' box"
 
 
+LINEAR_SETTINGS = {"stride", "mirror", "linear"}
+"""The fields of `config.detect` that a linear head depends on."""
+
+
 @dataclasses.dataclass(frozen=True)
 class _Indices:
     """Examples that are numbers: the features stay on the accelerator."""
@@ -133,9 +137,10 @@ def fit_linear_head(
     targets = to_window(points)
 
     def features(faces: Any) -> Array:
-        found = model.features(faces, settings.stride, settings.which)
+        found = model.features(faces, settings.stride, settings.linear.which)
         if settings.mirror:
-            found = jnp.concatenate([found, model.features(faces[:, :, ::-1], settings.stride, settings.which)])
+            mirrored = model.features(faces[:, :, ::-1], settings.stride, settings.linear.which)
+            found = jnp.concatenate([found, mirrored])
         return found.reshape(len(found), -1)
 
     if settings.mirror:
@@ -147,7 +152,7 @@ def fit_linear_head(
         exponent=settings.linear.exponent, strength=settings.linear.strength,
     )  # fmt: skip
     return Head(
-        num_landmarks=landmarks.shape[1], heatmaps=0, stride=settings.stride, which=settings.which,
+        num_landmarks=landmarks.shape[1], heatmaps=0, stride=settings.stride, which=settings.linear.which,
         params=jax.device_get({"linear": {"kernel": fitted.kernel, "bias": fitted.bias}}),
     )  # fmt: skip
 
@@ -264,10 +269,12 @@ def fit_detector(
       landmarks: (x, y) in pixels of `images`, (0, 0) the centre of the top left one.
       unlabelled: more such faces, some hundreds, which nobody annotated; they make a linear head better.
       seed: of the head.
-      **settings: fields of `config.detect` to change, such as epochs or kernel_size.
+      **settings: fields of `config.detect` to change, such as mirror or, for a head with heatmaps, epochs;
+        `linear={"below": 0}` asks for that one whatever the number of images.
 
     Raises:
-      ValueError: as `fit_head` and `fit_linear_head`; AttributeError for a setting that does not exist.
+      ValueError: as `fit_head` and `fit_linear_head`, or for a setting that a linear head does not have;
+        AttributeError for one that does not exist.
     """
     fields = default().detect
     if unknown := settings.keys() - fields.keys():
@@ -275,6 +282,11 @@ def fit_detector(
     fields.update(settings)
     squares, in_squares = as_square_images(images), placement(images).to_square(np.asarray(landmarks))
     if len(images) < fields.linear.below:
+        if unread := sorted(settings.keys() - LINEAR_SETTINGS):
+            raise ValueError(
+                f"{len(images)} images get a linear head (linear.below is {fields.linear.below}), which has no "
+                f"{', '.join(unread)}: leave that out, or ask for a head with heatmaps with linear={{'below': 0}}"
+            )
         others = None if unlabelled is None else as_square_images(unlabelled)
         return model.with_head(fit_linear_head(model, squares, in_squares, others, fields, seed=seed))
     with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,8 @@
 """Detection from few annotations: the protocol of DVE (Table 3 of SCE-MAE), and a network that starts from nothing.
 
-For each number of images and each seed the same images and the same warped views of them serve all methods.
+For each number of images and each seed the same images and the same warped views of them serve all methods. Views are
+drawn once, and features computed once, for all epochs; prior work warps anew each time. Features of every kind are
+brought to unit length, place by place, since the gain of the heads' softmax is meant for that.
 """
 
 from __future__ import annotations
@@ -168,14 +170,16 @@ class _Trial:
         self.protocol = p = protocol
         settings = p.settings
         self.mirror = settings.mirror and p.train.landmarks.shape[1] in MIRRORED
+        self.features = {name: functools.partial(_of_unit_length, features) for name, features in p.features.items()}
         self.truth = {form: take(p.test.landmarks) for form, take in p.forms.items()}
-        self.test = {name: features(p.test.images) for name, features in p.features.items()}
+        self.test = {name: features(p.test.images) for name, features in self.features.items()}
         self.unlabelled = {}
         if settings.linear:
             others = self._with_mirrored(p.unlabelled)
-            self.unlabelled = {name: _flat(features(others)) for name, features in p.features.items()}
-        self.head_steps = num_steps(settings, settings.views)
-        self.scratch_steps = num_steps(settings.scratch, settings.views)
+            self.unlabelled = {name: _flat(features(others)) for name, features in self.features.items()}
+        number = settings.views * (2 if self.mirror else 1)
+        self.head_steps = num_steps(settings, number)
+        self.scratch_steps = num_steps(settings.scratch, number)
         self.head_optimizer = optimizer.adam_l2(settings, self.head_steps)
         self.scratch_optimizer = optimizer.adamw(settings.scratch, self.scratch_steps)
 
@@ -201,7 +205,7 @@ class _Trial:
             targets[form] = np.concatenate([plain, detection.mirrored_targets(plain)]) if self.mirror else plain
             mean = detection.to_window(take(drawn.landmarks)).mean(axis=0)
             yield form, MEAN_SHAPE, self._error(np.broadcast_to(mean, self.truth[form].shape), form)
-        for name, features in p.features.items():
+        for name, features in self.features.items():
             inputs = features(views)
             for form, wanted in targets.items():
                 head = LandmarkHead(form, settings.heatmaps, 1, settings.gain)
@@ -226,6 +230,11 @@ class _Trial:
                     batch_size=scratch.batch_size, seed=seed,
                 )  # fmt: skip
                 yield form, FROM_SCRATCH, self._error(predict(network, params, standardised(p.test.images)), form)
+
+
+def _of_unit_length(features: FeatureFn, images: Num[Array | np.ndarray, "n 136 136 3"]) -> Float[Array, "n g g c"]:
+    found = features(images)
+    return found / jnp.maximum(jnp.linalg.norm(found, axis=-1, keepdims=True), 1e-12)
 
 
 def _flat(features: Float[Array, "n g g c"]) -> Float[Array, "n d"]:

@@ -15,7 +15,7 @@ class ConvNet(nn.Module):
     """Three convolutions of stride 2, a fourth that narrows, and a linear layer over all places."""
 
     num_landmarks: int
-    width: int = 16
+    width: int = 32
     """Channels of the first convolution; the next ones have twice and four times as many."""
 
     @nn.compact

@@ -34,9 +34,9 @@ def ridge(
     With S the covariance of `unlabelled`, v its eigenvalues and z the features along its eigenvectors times v^exponent,
     the regression on z minimises
 
-        sum_n |target_n - W (z_n - mean z) - mean target|^2 + strength * sum(v^(1 + 2 exponent)) * |W|^2.
+        mean_n |target_n - W (z_n - mean z) - mean target|^2 + strength * sum(v^(1 + 2 exponent)) * |W|^2.
 
-    The sum of v is the mean squared length of the scaled unlabelled features, so that `strength` has no unit. An
+    The second sum is the mean squared length of the scaled unlabelled features, so that `strength` has no unit. An
     exponent of 0 is ordinary ridge regression. A positive one expects the targets to follow what makes features vary
     most: with a few images for thousands of dimensions the data cannot say it.
 
@@ -61,7 +61,9 @@ def ridge(
     scaled = jnp.matmul(features - centre, directions, precision=_HIGHEST)
     middle, mean = scaled.mean(axis=0), targets.mean(axis=0)
     gram = jnp.matmul(scaled - middle, (scaled - middle).T, precision=_HIGHEST)
-    dual = jax.scipy.linalg.solve(gram + penalty * jnp.eye(len(features)), targets - mean, assume_a="pos")
+    dual = jax.scipy.linalg.solve(
+        gram + len(features) * penalty * jnp.eye(len(features)), targets - mean, assume_a="pos"
+    )
     weights = jnp.matmul((scaled - middle).T, dual, precision=_HIGHEST)
     kernel = jnp.matmul(directions, weights, precision=_HIGHEST)
     bias = mean - jnp.matmul(middle, weights, precision=_HIGHEST) - jnp.matmul(centre, kernel, precision=_HIGHEST)

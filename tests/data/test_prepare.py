@@ -82,7 +82,7 @@ def examples(count, *, start=0, landmarks=5):
 
 def test_sound_splits_have_no_problems():
     splits = {"train": examples(7), "test": examples(3, start=100)}
-    assert prepare.verify(splits, landmarks=5, missing_allowed=False) == ({"train": 7, "test": 3}, [])
+    assert prepare.verify(splits, landmarks=5, missing_allowed=False) == ({"train": 7, "test": 3}, [], [])
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_an_image_in_two_splits_is_found_and_one_twice_in_a_split_is_not():
     splits["train"].append(splits["train"][0])
     splits["test"][2] = splits["validation"][1]
     found = prepare.verify(splits, landmarks=5, missing_allowed=False)
-    assert found.problems == ["test image 2 is also validation image 1"]
+    assert (found.problems, found.shared) == ([], ["test image 2 is also validation image 1"])
 
 
 def test_an_example_that_cannot_be_decoded_is_found():
@@ -127,7 +127,7 @@ def test_an_example_that_cannot_be_decoded_is_found():
             return super().__getitem__(index)
 
     found = prepare.verify({"train": Broken(examples(4))}, landmarks=5, missing_allowed=False)
-    assert found == ({"train": 3}, ["train image 2 cannot be decoded (broken data stream)"])
+    assert found == ({"train": 3}, ["train image 2 cannot be decoded (broken data stream)"], [])
 
 
 # --- the command line
@@ -183,13 +183,30 @@ def test_a_damaged_file_fails_the_check(manual, run, tmp_path, capsys):
     assert errors(capsys.readouterr())[-1] == "error: and 3 more"  # of the 8
 
 
-def test_an_image_in_two_official_lists_fails_with_its_place(manual, run, tmp_path, capsys):
+def test_an_image_in_two_official_lists_is_a_warning_with_its_place(manual, run, tmp_path, capsys):
     """The same picture under two names: only its content tells."""
     tree = shutil.copytree(manual, tmp_path / "manual") / "celeba/Img/img_align_celeba"
     shutil.copy(tree / "000002.jpg", tree / "000040.jpg")  # of MAFL's training and testing lists
-    assert run(dataset="mafl", manual_dir=tmp_path / "manual", data_dir=tmp_path) == 1
-    (line,) = errors(capsys.readouterr())
+    assert run(dataset="mafl", manual_dir=tmp_path / "manual", data_dir=tmp_path) == 0
+    captured = capsys.readouterr()
+    assert not errors(captured)
+    count, line = (line for line in captured.err.splitlines() if line.startswith("warning: "))
+    assert count == "warning: mafl: images in two splits: 1"
     assert "image 5 is also" in line or "image 0 is also" in line
+
+
+def test_an_image_in_two_splits_of_a_folder_is_an_error(run, tmp_path, capsys):
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    for i, grey in enumerate((10, 90, 170, 90)):
+        Image.new("RGB", (50, 60), (grey, grey, grey)).save(folder / f"{i}.png")
+    table = ["file,split,x0,y0", "0.png,train,1,2", "1.png,train,3,4", "2.png,test,5,6", "3.png,test,7,8"]
+    (folder / "landmarks.csv").write_text("\n".join(table) + "\n")
+    assert run(dataset="landmark_folder", manual_dir=folder, data_dir=tmp_path) == 1
+    captured = capsys.readouterr()
+    (line,) = errors(captured)
+    assert "image 1 is also" in line
+    assert "warning: " not in captured.err
 
 
 def test_synthetic_faces_and_folders_work_too(run, tmp_path, capsys, monkeypatch):

@@ -86,8 +86,9 @@ def test_a_head_learns_where_blobs_are_through_the_network(small_model):
     points = rng.uniform(0.3, 0.7, (160, 1, 2)) * [102, 68]  # not square: pixels of the caller's images
     images = blobs(points, 68, 102, spread=5.0)
     model = scemae_jax.fit_detector(
-        small_model, images[:128], points[:128], steps=250, heatmaps=8, learning_rate=1e-2, seed=1
-    )
+        small_model, images[:128], points[:128], steps=250, heatmaps=8, learning_rate=1e-2, seed=1,
+        linear={"below": 0},
+    )  # fmt: skip
     distances = np.linalg.norm(model.detect(images[128:]) - points[128:], axis=-1)
     assert distances.mean() < 2
     assert small_model.heads == {}

@@ -13,7 +13,7 @@ from scemae_jax.data.sources import Faces
 from scemae_jax.evaluation import detection, few_shot
 from scemae_jax.model import Model, as_square_images
 from scemae_jax.models.convnet import ConvNet
-from scemae_jax.models.heads import LinearHead
+from scemae_jax.models.heads import LandmarkHead, LinearHead
 from scemae_jax.training import optimizer
 from scemae_jax.training.loop import OutOfTime
 
@@ -34,8 +34,9 @@ def blob_faces(number, seed=0, landmarks=5):
 
 
 def brightness(images):
-    """Features: the window's mean brightness of each 8x8 patch."""
-    return few_shot.patch_colours(images).mean(axis=-1, keepdims=True)
+    """Features: the window's mean brightness of each 8x8 patch, and what lacks to full."""
+    mean = few_shot.patch_colours(images).mean(axis=-1, keepdims=True) / 4 + 0.45
+    return jnp.concatenate([mean, 1 - mean], axis=-1)
 
 
 def settings(**changes):
@@ -85,30 +86,34 @@ def test_landmarks_go_with_the_warps():
     assert np.abs(points - faces.landmarks[0]).max() > 1  # something moved
 
 
-@pytest.mark.parametrize("network", [LinearHead(5), ConvNet(5, width=8)])
-def test_training_finds_the_blob(network):
+@pytest.mark.parametrize(
+    ("network", "left"), [(LinearHead(5), 0.5), (LandmarkHead(5, 4, 1, 50.0), 0.75), (ConvNet(5, width=8), 0.5)]
+)
+def test_training_finds_the_blob(network, left):
     faces, config = blob_faces(64), default()
-    inputs = brightness(faces.images) if isinstance(network, LinearHead) else few_shot.standardised(faces.images)
+    inputs = few_shot.standardised(faces.images) if isinstance(network, ConvNet) else brightness(faces.images)
     targets = detection.to_window(faces.landmarks)
     scratch = config.few_shot.scratch
     params = few_shot.train(network, inputs, targets, optimizer.adamw(scratch, 120), steps=120, batch_size=16, seed=0)
     found = few_shot.predict(network, params, inputs)
     moved = np.abs(targets - targets.mean(axis=0)).mean()
-    assert np.abs(found - targets).mean() < 0.5 * moved
+    assert np.abs(found - targets).mean() < left * moved
 
 
 def test_linear_head_of_a_few_images(brightness_model):
     """Six images and unlabelled others: a blob's place is a linear function of where it is bright, nearly."""
     train, test = blob_faces(6), blob_faces(20, seed=1)
     fitted = fit_detector(
-        brightness_model, train.images, train.landmarks, unlabelled=blob_faces(100, seed=2).images, which="backbone",
-        linear={"strength": 0.1},
+        brightness_model, train.images, train.landmarks, unlabelled=blob_faces(100, seed=2).images,
+        linear={"strength": 1e-4, "which": "backbone"},
     )  # fmt: skip
     assert fitted.heads[5].heatmaps == 0
     error = np.linalg.norm(fitted.detect(test.images) - test.landmarks, axis=-1).mean()
     mean_shape = np.linalg.norm(train.landmarks.mean(axis=0) - test.landmarks, axis=-1).mean()
     assert error < 0.4 * mean_shape
-    alone = fit_detector(brightness_model, train.images, train.landmarks, which="backbone", linear={"strength": 0.1})
+    alone = fit_detector(
+        brightness_model, train.images, train.landmarks, linear={"strength": 1e-4, "which": "backbone"}
+    )
     assert np.linalg.norm(alone.detect(test.images) - test.landmarks, axis=-1).mean() < 0.7 * mean_shape
 
 
@@ -125,6 +130,22 @@ def test_one_unlabelled_image_is_refused(brightness_model):
     faces = blob_faces(2)
     with pytest.raises(ValueError, match="1 unlabelled faces do not show how features vary"):
         fit_detector(brightness_model, faces.images, faces.landmarks, unlabelled=faces.images[:1])
+
+
+def test_settings_that_a_linear_head_does_not_have_are_refused(brightness_model):
+    faces = blob_faces(2)
+    with pytest.raises(ValueError, match=r"2 images get a linear head \(linear.below is 200\), which has no epochs"):
+        fit_detector(brightness_model, faces.images, faces.landmarks, epochs=3.0)
+
+
+def test_heads_see_features_of_unit_length(tmp_path):
+    """A kind of features that is a hundred times longer gets the same head and the same error."""
+    config = settings(counts=(4,), seeds=1)
+    kinds = {"plain": brightness, "longer": lambda images: 100 * brightness(images)}
+    rows = protocol(config, features=kinds, baseline=False).run(tmp_path / "rows.jsonl")
+    errors = {row["method"]: row["error"] for row in rows}
+    assert errors["longer"] == pytest.approx(errors["plain"], rel=1e-3)
+    assert errors["longer, linear"] == pytest.approx(errors["plain, linear"], rel=1e-2)
 
 
 def test_rows_of_all_methods_and_how_they_are_summarised(tmp_path):
@@ -179,7 +200,7 @@ def test_mirrored_views_learn_mirrored_landmarks(tmp_path):
     errors = {}
     for mirror in (False, True):
         config = settings(counts=(10,), seeds=1, mirror=mirror, views=20)
-        config.detect.linear.strength = 0.1
+        config.detect.linear.strength = 1e-4
         work = protocol(config, train=faces.take(np.flatnonzero(left)), test=faces.take(np.flatnonzero(right)[:10]),
                         unlabelled=faces.images, baseline=False)  # fmt: skip
         rows = work.run(tmp_path / f"{mirror}.jsonl")

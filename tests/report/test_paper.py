@@ -121,11 +121,44 @@ def test_the_ablation_has_mean_and_sample_deviation_over_seeds(runs):
     }
 
 
+def test_the_ablation_over_random_pairings_where_they_were_measured(runs):
+    for seed, shift in ((0, 0.0), (1, 0.2)):
+        path = runs / f"table4_s8/{paper.CONFIG_POINT}/seed{seed}/results.json"
+        results = json.loads(path.read_text())
+        features = {"MAE only": (0.7, 4.1), "MAE, clustered": (0.8, 4.2), "SCE-MAE": (0.9 + shift, 1.0 + shift)}
+        kinds = {name: {"same": measured(a), "different": measured(b)} for name, (a, b) in features.items()}
+        results["match"]["random_pairings"] = {"pairings": 5, "features": kinds}
+        path.write_text(json.dumps(results))
+    paper.report(runs, "s8", None)
+    ours = rows(runs, 4, "ours")
+    assert ours["MAE alone, 5 random pairings", "S"] == ["0.70 ± 0.00", "4.10 ± 0.00"]
+    assert ours["with clustering, 5 random pairings", "S"] == ["0.80 ± 0.00", "4.20 ± 0.00"]
+    # over the seeds, not over the pairings: 0.9 and 1.1, 1.0 and 1.2
+    assert ours["with clustering and LCR, 5 random pairings", "S"] == ["1.00 ± 0.14", "1.10 ± 0.14"]
+    assert ours["with clustering and LCR", "S"] == ["0.50 ± 0.14", "1.60 ± 0.14"]
+    assert [method for method, _ in ours if method.startswith("ours: two crops")] == ["ours: two crops"]
+
+
 def test_a_sweep_that_was_cut_off_counts_as_far_as_it_came(runs):
     (runs / f"table4_s8/{paper.CONFIG_POINT}/seed1/results.json").write_text(json.dumps({"seed": 1, "refine": {}}))
     paper.report(runs, "s8", None)
     assert rows(runs, 4, "ours")["with clustering and LCR", "S"] == ["0.40", "1.50"]
     assert "seeds of stage 2: 0;" in (runs / "tables.md").read_text()
+
+
+def test_a_seed_without_an_error_is_left_out_of_the_mean(runs):
+    """As when no landmark stays in the image."""
+    path = runs / f"table4_s8/{paper.CONFIG_POINT}/seed1/results.json"
+    results = json.loads(path.read_text())
+    results["match"]["features"]["SCE-MAE"]["same"] = measured(None, None)
+    path.write_text(json.dumps(results))
+    paper.report(runs, "s8", None)
+    assert rows(runs, 4, "ours")["with clustering and LCR", "S"] == ["0.40", "1.60 ± 0.14"]
+
+    path = runs / f"table4_s8/{paper.CONFIG_POINT}/seed0/results.json"
+    path.write_text(json.dumps(results | {"seed": 0}))
+    paper.report(runs, "s8", None)
+    assert rows(runs, 4, "ours")["with clustering and LCR", "S"] == ["not run", "1.70 ± 0.00"]
 
 
 def test_the_csv_has_every_number_in_full(runs):
@@ -176,6 +209,16 @@ def test_another_network_or_fewer_images_are_no_result(runs, capsys):
     assert warning in above.replace("**", "")
     assert warning in " ".join(capsys.readouterr().out.split())
     assert rows(runs, 1, "ours - paper") == {("SCE-MAE", "S"): ["+0.10", "-0.10"]}
+
+
+@pytest.mark.parametrize("name", ["mafl_s8", f"table4_s8/{paper.CONFIG_POINT}/seed1"])
+def test_fewer_pairs_are_no_result_even_without_detection(runs, name):
+    path = runs / name / "results.json"
+    match = json.loads(path.read_text())["match"]
+    path.write_text(json.dumps({"seed": 1, "match": match | {"pairs": 3}}))
+    paper.report(runs, "s8", None)
+    above = (runs / "tables.md").read_text().split("## Table 1")[0]
+    assert "Smoke: a test of the path, not a result.** mafl is matched in 3 of 500 pairs." in above
 
 
 def test_a_folder_of_runs_that_is_not_there_is_named(tmp_path):
