@@ -22,6 +22,8 @@ from matplotlib.lines import Line2D
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
 """Those of Okabe and Ito, which people with any kind of colour vision tell apart."""
 INK = "#7d7d7d"
+LINEAR = ", linear"
+"""Ends the name of a method whose head is linear."""
 WIDTH = 8.6
 """Of every figure, in inches, so that its text has one size on the page."""
 DPI = 160
@@ -256,7 +258,7 @@ def embeddings(
 
 
 def errors_by_count(methods: Mapping[str, tuple[Sequence[int], Sequence[float], Sequence[float]]], unit: str) -> Figure:
-    """Error over the number of annotated images, both logarithmic, a line a method.
+    """Error over the number of annotated images, both logarithmic, a line a method; those of linear heads are solid.
 
     Args:
       methods: name -> numbers of images, errors, and their deviations (the length of the bars).
@@ -264,8 +266,10 @@ def errors_by_count(methods: Mapping[str, tuple[Sequence[int], Sequence[float], 
     """
     figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     axes = figure.subplots()
-    styles = [(colour, line) for line in ("-", "--") for colour in COLOURS]
-    for (name, (counts, errors, deviations)), (colour, line) in zip(methods.items(), styles, strict=False):
+    kinds = list(dict.fromkeys(name.removesuffix(LINEAR) for name in methods))
+    for name, (counts, errors, deviations) in methods.items():
+        colour = COLOURS[kinds.index(name.removesuffix(LINEAR)) % len(COLOURS)]
+        line = "-" if name.endswith(LINEAR) else "--"
         axes.errorbar(
             counts, errors, yerr=deviations, label=name, color=colour, linestyle=line, marker="o", markersize=4,
             linewidth=1.6, capsize=2,
@@ -282,8 +286,9 @@ def errors_by_count(methods: Mapping[str, tuple[Sequence[int], Sequence[float], 
     axes.tick_params(colors=INK, labelsize=8)
     axes.grid(color=INK, alpha=0.25, linewidth=0.6)
     axes.set_facecolor("none")
-    for text in figure.legend(loc="outside right upper", frameon=False, fontsize=8).get_texts():
-        text.set_color(INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(INK)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8, labelcolor=INK, handlelength=3.5)
     return figure
 
 
