@@ -316,8 +316,9 @@ def run_detect(experiment: Experiment) -> dict[str, Any]:
         return {"skipped": f"no annotated face to learn from{HOW_TO_ANNOTATE}"}
     model, results = experiment.model(), {}
     settings = config.detect.copy_and_resolve_references()
-    if not model.refined and settings.which != "backbone":
-        logging.warning("no projector (stage 2 did not run): the detector reads the backbone's features alone")
+    if not model.refined:
+        if (settings.which, settings.linear.which) != ("backbone", "backbone"):
+            logging.warning("no projector (stage 2 did not run): the detector reads the backbone's features alone")
         settings.which = settings.linear.which = "backbone"
     if settings.mirror and train.landmarks.shape[1] not in MIRRORED:
         logging.warning("which of %d landmarks mirror which is not known: no mirrored images", train.landmarks.shape[1])

@@ -1,6 +1,7 @@
 """The command line and its stages, with a network and a dataset so small that a run takes seconds."""
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from scemae_jax import config as configuration
 from scemae_jax import main, stages
 from scemae_jax.evaluation import matching
 from scemae_jax.evaluation.representation import Embedded
+from scemae_jax.export import save_model
 from scemae_jax.training.checkpoints import restore_params
 from scemae_jax.training.metrics import read_metrics
 
@@ -435,6 +437,18 @@ def test_landmark_features_are_represented_where_that_is_asked_for(run, finished
     capsys.readouterr()
     assert run(config, workdir) == 0
     assert capsys.readouterr().out.count("finished before") == 2
+
+
+def test_few_annotations_of_a_network_without_projector(run, finished, experiment_config, tmp_path):
+    model = scemae_jax.load(finished.workdir / "export" / "scemae.msgpack")
+    encoder_alone = dataclasses.replace(model, params={"encoder": model.params["encoder"]}, heads={})
+    save_model(encoder_alone, tmp_path / "mae.msgpack")
+    config = experiment_config(
+        init=str(tmp_path / "mae.msgpack"), stages=("detect",), detect__which="backbone", detect__linear__below=10_000
+    )
+    assert run(config, tmp_path / "workdir") == 0
+    detect = json.loads((tmp_path / "workdir" / "results.json").read_text())["detect"]["5"]
+    assert (detect["head"], list(detect["methods"])) == ("linear", ["mean shape", "MAE only"])
 
 
 def test_few_annotations_are_measured_where_that_is_asked_for(run, finished, experiment_config, tmp_path, capsys):
