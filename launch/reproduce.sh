@@ -40,7 +40,8 @@ if [ -z "$dry_run" ] && [ ! -d "$data" ]; then
   echo "--data $data is not a folder: name the one that holds the datasets (the first lines of $0 say more)" >&2
   exit 2
 fi
-data=$(realpath -m "$data") runs=$(realpath -m "$runs")
+[[ $data == /* ]] || data=$PWD/$data
+[[ $runs == /* ]] || runs=$PWD/$runs
 cd "$(dirname "$0")/.."
 python=.venv/bin/python
 if [ -z "$dry_run" ]; then
@@ -95,7 +96,7 @@ if [ -n "$smoke" ]; then
   evaluation=(--config.match.stride=8 --config.match.random_pairings=2 --config.detect.stride=8
     --config.detect.heatmaps=2 --config.detect.steps=3 '--config.few_shot.counts=(1,5)' --config.few_shot.seeds=2
     --config.few_shot.stride=8 --config.few_shot.heatmaps=2 --config.few_shot.views=8 --config.few_shot.steps=3
-    --config.few_shot.scratch.steps=3)
+    --config.few_shot.scratch.views=8 --config.few_shot.scratch.steps=3)
 fi
 
 for dataset in celeba_landmarks mafl aflw_m aflw_r three_hundred_w; do

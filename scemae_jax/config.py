@@ -129,11 +129,12 @@ def default() -> Config:
     few.clip = 0.0
     few.linear = True  # the linear head of detect.linear beside the one with heatmaps
     few.baselines = True  # an untrained network's features, raw patches, and a network without pretraining
-    few.scratch = scratch = ml_collections.ConfigDict()  # the network without pretraining, on the same views
+    few.scratch = scratch = ml_collections.ConfigDict()  # the network without pretraining, on the same images
     scratch.width = 32  # channels of its first convolution
-    scratch.epochs = 1000.0
-    scratch.steps = 0
-    scratch.batch_size = 32
+    scratch.views = 1000  # its own number: it gains from more warps where fixed features do not
+    scratch.epochs = 20.0
+    scratch.steps = 4800
+    scratch.batch_size = 4
     scratch.learning_rate = 3e-3
     scratch.warmup = 0.05
     scratch.betas = (0.9, 0.999)
@@ -177,7 +178,6 @@ def small_network(config: Config) -> None:
     config.few_shot.views = 300
     config.few_shot.heatmaps = 5
     config.few_shot.steps = 600
-    config.few_shot.scratch.steps = 600
 
 
 def paper_network(config: Config, size: str) -> None:

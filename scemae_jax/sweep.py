@@ -5,7 +5,8 @@
     --config.data.test_split=validation
 
 A sweep file has `get_sweep()`, which gives the fields of the config that each point changes, by the point's name, and
-perhaps SEEDS. Choose settings on a validation part, as above, and measure the one that was chosen on the test split.
+perhaps SEEDS; --seeds=0 runs that one alone, and the others can follow in the same DIR. Choose settings on a validation
+part, as above, and measure the one that was chosen on the test split.
 
 Point by point, seed by seed, DIR/POINT (or DIR/POINT/seed0) becomes the workdir of a run; what has finished is skipped,
 what was cut off goes on: run the same command again. Where the stages have `pretrain`, points that agree in all that
@@ -44,6 +45,7 @@ from scemae_jax.report.table import matching_forms
 from scemae_jax.training import loop
 
 SWEEP = flags.DEFINE_string("sweep", None, "The points to run: a file in configs/sweeps/.")
+SEEDS = flags.DEFINE_list("seeds", None, "Seeds, as in 0,1,2, instead of those of the sweep file.")
 
 STAGE1 = ("seed", "init", "dtype", "data", "pretrain")
 """Sections and fields of the config that stage 1 depends on; and of the networks:"""
@@ -411,6 +413,18 @@ def mean_and_deviation(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.2f}{spread}"
 
 
+def parse_seeds(given: Sequence[str]) -> tuple[int, ...]:
+    """The numbers of --seeds.
+
+    Raises:
+      ValueError: there are none, one is not a whole number, or one stands there twice.
+    """
+    seeds = tuple(int(seed) for seed in given if re.fullmatch(r"\d+", seed))
+    if not seeds or len({*seeds}) != len(given):
+        raise ValueError(f"--seeds={','.join(given)}: whole numbers, each once, as in --seeds=0,1,2")
+    return seeds
+
+
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"not understood: {' '.join(argv[1:])}; fields of the config are set with --config.a.b=v")
@@ -418,6 +432,8 @@ def main(argv: Sequence[str]) -> None:
     config, workdir = CONFIG.value, Path(str(WORKDIR.value))  # `run` marks them as required
     try:
         sweep = load_sweep(Path(str(SWEEP.value)))
+        if SEEDS.value is not None:
+            sweep = dataclasses.replace(sweep, seeds=parse_seeds(SEEDS.value))
         if DRY_RUN.value:
             for run in plan(config, sweep, workdir):
                 changed = ", ".join(f"{field}={value}" for field, value in sweep.points[run.point].items())

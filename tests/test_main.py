@@ -47,7 +47,7 @@ def get_config(size="small"):
     config.detect.linear.below = 0
     few = config.few_shot
     few.counts, few.seeds, few.views, few.heatmaps, few.steps = (1, 3), 2, 4, 2, 2
-    few.scratch.steps, few.scratch.width = 2, 8
+    few.scratch.views, few.scratch.steps, few.scratch.width = 20, 2, 8
     config.report.examples = 2
     return config
 """

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 import time
@@ -363,7 +364,8 @@ def test_what_the_command_would_run_and_its_exit_status_without_time(
     tiny_config, folder, tmp_path, monkeypatch, capsys
 ):
     def command(**flags):
-        given = {"CONFIG": tiny_config(), "WORKDIR": str(tmp_path / "w"), "SWEEP": str(folder / "sweep.py")} | flags
+        given = {"CONFIG": tiny_config(), "WORKDIR": str(tmp_path / "w"), "SWEEP": str(folder / "sweep.py")}
+        given |= {"SEEDS": None} | flags
         for name, value in given.items():
             monkeypatch.setattr(sweep, name, SimpleNamespace(value=value))
         sweep.main(["scemae_jax.sweep"])
@@ -375,10 +377,20 @@ def test_what_the_command_would_run_and_its_exit_status_without_time(
     assert lines[1].endswith(", refine, match")
     assert not (tmp_path / "w").exists()
 
+    command(DRY_RUN=True, STOP_AFTER=None, SEEDS=["7"])
+    folders = [line.split(":")[0] for line in capsys.readouterr().out.splitlines()]
+    assert folders == [f"{tmp_path}/w/{point}/seed7" for point in ("the config", "cold", "impossible")]
+
     with pytest.raises(SystemExit) as ended:
         command(DRY_RUN=False, STOP_AFTER=0.0)
     assert ended.value.code == 75
     assert "stopped before the config/seed0; run the same command to go on" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("given", [[], ["1", "1"], ["1", "01"], ["0", "-1"], ["x"]])
+def test_seeds_that_are_none(given):
+    with pytest.raises(ValueError, match=re.escape(f"--seeds={','.join(given)}: whole numbers, each once")):
+        sweep.parse_seeds(given)
 
 
 def test_the_seeds_are_those_of_stage_2_where_a_backbone_is_given(tiny_config, tmp_path):

@@ -1,8 +1,9 @@
 """Detection from few annotations: the protocol of DVE (Table 3 of SCE-MAE), and a network that starts from nothing.
 
-For each number of images and each seed the same images and the same warped views of them serve all methods. Views are
-drawn once, and features computed once, for all epochs; prior work warps anew each time. Features of every kind are
-brought to unit length, place by place, since the gain of the heads' softmax is meant for that.
+For each number of images and each seed the same images serve all methods, and the same warped views of them all kinds
+of features; the network that starts from nothing has more views. Views are drawn once, and features computed once, for
+all epochs; prior work warps anew each time. Features of every kind are brought to unit length, place by place, since
+the gain of the heads' softmax is meant for that.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ Forms = Mapping[int, Callable[[Float[np.ndarray, "n l 2"]], Float[np.ndarray, "n
 
 AT_ONCE = 64
 FROM_SCRATCH, MEAN_SHAPE = "network from scratch", "mean shape"
+LINEAR = ", linear"
+"""Ends the name of a method whose head is linear."""
 
 
 def patch_colours(images: Num[Array | np.ndarray, "n 136 136 3"]) -> Float[Array, "n 12 12 192"]:
@@ -177,9 +180,9 @@ class _Trial:
         if settings.linear:
             others = self._with_mirrored(p.unlabelled)
             self.unlabelled = {name: _flat(features(others)) for name, features in self.features.items()}
-        number = settings.views * (2 if self.mirror else 1)
-        self.head_steps = num_steps(settings, number)
-        self.scratch_steps = num_steps(settings.scratch, number)
+        times = 2 if self.mirror else 1
+        self.head_steps = num_steps(settings, times * settings.views)
+        self.scratch_steps = num_steps(settings.scratch, times * settings.scratch.views)
         self.head_optimizer = optimizer.adam_l2(settings, self.head_steps)
         self.scratch_optimizer = optimizer.adamw(settings.scratch, self.scratch_steps)
 
@@ -192,19 +195,24 @@ class _Trial:
         pixels = (predicted + 1) / 2 * (WINDOW - 1) + (IMAGE_SIZE - WINDOW) // 2
         return detection.summarise(pixels, self.truth[form], detection.EYES.get(form))["error"]
 
+    def _views(self, faces: Faces, number: int, seed: int) -> tuple[Array, dict[int, Float[np.ndarray, "v l 2"]]]:
+        """Warped views of the faces, mirrored ones behind them, and their normalised landmarks by form."""
+        views, points = detection.warped_faces(faces.images, faces.landmarks, number, seed=seed)
+        targets = {}
+        for form, take in self.protocol.forms.items():
+            plain = detection.to_window(take(points))
+            targets[form] = np.concatenate([plain, detection.mirrored_targets(plain)]) if self.mirror else plain
+        return self._with_mirrored(views), targets
+
     def errors(self, count: int, seed: int) -> Iterator[tuple[int, str, float]]:
         """(landmarks, method, error) of all methods from the same `count` images of the training faces."""
         p, settings = self.protocol, self.protocol.settings
         # The images of a smaller count are among those of a larger one.
         drawn = p.train.take(np.random.default_rng(seed).permutation(len(p.train))[:count])
-        views, points = detection.warped_faces(drawn.images, drawn.landmarks, settings.views, seed=seed)
-        views = self._with_mirrored(views)
-        targets = {}
         for form, take in p.forms.items():
-            plain = detection.to_window(take(points))
-            targets[form] = np.concatenate([plain, detection.mirrored_targets(plain)]) if self.mirror else plain
             mean = detection.to_window(take(drawn.landmarks)).mean(axis=0)
             yield form, MEAN_SHAPE, self._error(np.broadcast_to(mean, self.truth[form].shape), form)
+        views, targets = self._views(drawn, settings.views, seed)
         for name, features in self.features.items():
             inputs = features(views)
             for form, wanted in targets.items():
@@ -220,9 +228,11 @@ class _Trial:
                         exponent=p.linear.exponent, strength=p.linear.strength,
                     )  # fmt: skip
                     predicted = np.asarray(_flat(self.test[name]) @ function.kernel + function.bias)
-                    yield form, f"{name}, linear", self._error(predicted.reshape(len(predicted), form, 2), form)
+                    yield form, f"{name}{LINEAR}", self._error(predicted.reshape(len(predicted), form, 2), form)
         if p.baseline:
-            inputs, scratch = standardised(views), settings.scratch
+            scratch = settings.scratch
+            views, targets = self._views(drawn, scratch.views, seed)
+            inputs = standardised(views)
             for form, wanted in targets.items():
                 network = ConvNet(form, scratch.width)
                 params = train(

@@ -19,11 +19,11 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from scemae_jax.evaluation.few_shot import LINEAR
+
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
 """Those of Okabe and Ito, which people with any kind of colour vision tell apart."""
 INK = "#7d7d7d"
-LINEAR = ", linear"
-"""Ends the name of a method whose head is linear."""
 WIDTH = 8.6
 """Of every figure, in inches, so that its text has one size on the page."""
 DPI = 160

@@ -25,6 +25,7 @@ from rich.table import Table
 
 from scemae_jax.config import PAPER_ENCODERS
 from scemae_jax.data import sources
+from scemae_jax.evaluation.few_shot import LINEAR
 from scemae_jax.models import vit
 from scemae_jax.report import published
 from scemae_jax.report.published import Error, Published, Row
@@ -43,8 +44,6 @@ PREPARED = "prepared"
 
 ABLATED = {"MAE only": "MAE alone", "MAE, clustered": "with clustering", "SCE-MAE": "with clustering and LCR"}
 """Features, and what Table 4 calls them."""
-LINEAR = ", linear"
-"""What few-annotation methods end in that have the linear head."""
 WITHOUT_BACKBONE = ("own location", "mean shape", "raw patches", "network from scratch")
 CONFIG_POINT = "the config"
 """The sweep's point that all of them are of."""

@@ -43,7 +43,7 @@ def settings(**changes):
     config = default()
     few = config.few_shot
     few.counts, few.seeds, few.landmarks, few.views, few.heatmaps, few.steps = (2, 4), 2, (5,), 8, 2, 5
-    few.scratch.steps, few.scratch.width = 3, 8
+    few.scratch.views, few.scratch.steps, few.scratch.width = 20, 3, 8
     few.update(changes)
     return config
 
