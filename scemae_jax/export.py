@@ -53,6 +53,21 @@ def save_model(model: Model, path: Path, *, dtype: str = "float32") -> None:
     partial.replace(path)
 
 
+def model_file(path: str | Path) -> Path:
+    """The file of a model: `path` itself, or that of a name that comes with the package.
+
+    Raises:
+      FileNotFoundError: there is no such file or name.
+    """
+    if Path(path).is_file():
+        return Path(path)
+    known = {p.name.removesuffix(".msgpack"): p for p in pretrained()}
+    if str(path) not in known:
+        names = ", ".join(sorted(known)) or "none"
+        raise FileNotFoundError(f"no model file {str(path)!r}, and no model of that name in the package ({names})")
+    return known[str(path)]
+
+
 def load(path: str | Path) -> Model:
     """Opens an exported model: a file, or the name of one that comes with the package.
 
@@ -60,13 +75,7 @@ def load(path: str | Path) -> Model:
       FileNotFoundError: there is no such file or name.
       ValueError: the file is not an exported model, or of a format this version does not read.
     """
-    file = Path(path)
-    if not file.is_file():
-        known = {p.name.removesuffix(".msgpack"): p for p in pretrained()}
-        if str(path) not in known:
-            names = ", ".join(sorted(known)) or "none"
-            raise FileNotFoundError(f"no model file {str(path)!r}, and no model of that name in the package ({names})")
-        file = known[str(path)]
+    file = model_file(path)
     try:
         content = cast(dict[str, Any], serialization.msgpack_restore(file.read_bytes()))
         version = content["format"]

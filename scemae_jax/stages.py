@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 import shutil
 import time
@@ -23,7 +24,7 @@ from scemae_jax.data.augment import MIRRORED, five_points
 from scemae_jax.data.sources import Faces
 from scemae_jax.evaluation import detection, few_shot, matching, representation
 from scemae_jax.evaluation.attention import attentive_near_landmarks
-from scemae_jax.export import export_stablehlo, load, save_model
+from scemae_jax.export import export_stablehlo, load, model_file, save_model
 from scemae_jax.model import IMAGE_SIZE, Architecture, Model, Which
 from scemae_jax.report.build import build_report
 from scemae_jax.training import loop, pretrain, refine, sharding
@@ -535,9 +536,7 @@ def claim_workdir(experiment: Experiment) -> None:
         )
     experiment.workdir.mkdir(parents=True, exist_ok=True)
     path, fields = experiment.workdir / "config.json", configuration.plain(experiment.config)
-    stages = configuration.STAGES
-    begun = set(stages) & read_results(experiment.workdir).keys() or any(has_progress(experiment, s) for s in stages)
-    if path.exists() and begun:
+    if path.exists() and has_begun(experiment):
         lines = configuration.differences(json.loads(path.read_text()), fields)
         if lines:
             raise ValueError(
@@ -547,6 +546,35 @@ def claim_workdir(experiment: Experiment) -> None:
                 "without those that are not to be done again."
             )
     write_json(path, fields)
+
+
+def check_init(experiment: Experiment, results: dict[str, Any]) -> None:
+    """Notes which file `config.init` is, or checks that it still is the one that the workdir began from.
+
+    A file that is gone is no mistake here: finished stages do without it.
+
+    Raises:
+      ValueError: another file is there now.
+    """
+    init = experiment.config.init
+    try:
+        now = hashlib.sha256(model_file(init).read_bytes()).hexdigest()[:12] if init else ""
+    except FileNotFoundError:
+        return
+    before = results.get("init_sha256", now)
+    results["init_sha256"] = now
+    if before != now and has_begun(experiment):
+        raise ValueError(
+            f"{experiment.workdir} began from another {init}: its sha256 began with {before}, that of the file which "
+            f"is there now with {now}. Choose another --workdir, or put the old file back"
+        )
+
+
+def has_begun(experiment: Experiment) -> bool:
+    """Whether a stage has finished in the workdir, or there is something of one to go on from."""
+    stages = configuration.STAGES
+    finished = read_results(experiment.workdir)
+    return any(stage in finished or has_progress(experiment, stage) for stage in stages)
 
 
 def has_progress(experiment: Experiment, stage: str) -> bool:
@@ -583,6 +611,7 @@ def run_all(experiment: Experiment) -> dict[str, Any]:
         "dataset": config.data.dataset,
         "encoder": config.model.encoder,
     }
+    check_init(experiment, results)
     data = results.setdefault("data", {})
     for stage in EVALUATION:
         if stage in config.stages and data.get(stage, experiment.data_version) != experiment.data_version:

@@ -384,6 +384,17 @@ def test_init_starts_from_an_exported_model(run, finished, experiment_config, tm
     assert not same(result.params["projector"], scemae_jax.load(exported).params["projector"])
     assert result.provenance["init"] == str(exported)
 
+    replaced = tmp_path / "replaced.msgpack"
+    shutil.copy(exported, replaced)
+    again = experiment_config(init=str(replaced), stages=("export",))
+    assert run(again, tmp_path / "again") == 0
+    shutil.copy(tmp_path / "workdir" / "export" / "scemae.msgpack", replaced)
+    capsys.readouterr()
+    assert run(again, tmp_path / "again") == 1
+    assert f"began from another {replaced}: its sha256 began with" in capsys.readouterr().err
+    replaced.unlink()  # what finished does without it
+    assert run(again, tmp_path / "again") == 0
+
     assert run(experiment_config(init=str(exported), model__encoder="XS/8"), tmp_path / "other") == 1
     assert "has encoder 'XXS/8', config.model.encoder is 'XS/8': make them agree" in capsys.readouterr().err
 
