@@ -6,7 +6,6 @@ The protocol of DVE (Thewlis et al. 2019), in its unit: pixels of a 70x70 image.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -56,14 +55,22 @@ def warped_views(keys: Key[Array, "b"], images: Float[Array, "b 136 136 3"], lan
 
 def upsampled(features: Float[Array, "*b g g c"]) -> Float[Array, "*b 96 96 c"]:
     """A feature for each pixel of the window, bilinearly between those of the map, and of unit length."""
-    features = jax.image.resize(features, (*features.shape[:-3], WINDOW, WINDOW, features.shape[-1]), "linear")
+    return _of_unit_length(_resized(features))
+
+
+def _resized(maps: Float[Array, "*b g g c"]) -> Float[Array, "*b 96 96 c"]:
+    return jax.image.resize(maps, (*maps.shape[:-3], WINDOW, WINDOW, maps.shape[-1]), "linear")
+
+
+def _of_unit_length(features: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
     return features / jnp.maximum(jnp.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
 
 
 def features_at(features: Float[Array, "g g c"], points: Num[Array | np.ndarray, "l 2"]) -> Float[Array, "l c"]:
     """The upsampled map at points (x, y) of the window, which are rounded, and clipped to it."""
     x, y = jnp.clip(jnp.round(points), 0, WINDOW - 1).astype(jnp.int32).T
-    return upsampled(features)[y, x]
+    weights = jax.image.resize(jnp.eye(len(features)), (WINDOW, len(features)), "linear")
+    return _of_unit_length(jnp.einsum("lh,hwc,lw->lc", weights[y], features, weights[x]))
 
 
 def predict_matches(
@@ -71,10 +78,14 @@ def predict_matches(
 ) -> Float[Array, "l 2"]:
     """For each query (x, y) of the window, the pixel of the other map with the highest cosine similarity.
 
-    Maps are upsampled bilinearly to the window; queries are rounded, and clipped to it.
+    Maps are upsampled bilinearly to the window; queries are rounded, and clipped to it. Interpolation is linear, so
+    that inner products are found between the features of the map and then upsampled; the lengths are those of the
+    upsampled features.
     """
-    similarity = features_at(reference, queries) @ upsampled(other).reshape(WINDOW * WINDOW, -1).T
-    best = jnp.argmax(similarity, axis=-1)
+    products = jnp.einsum("hwc,lc->hwl", other, features_at(reference, queries))
+    lengths = jnp.linalg.norm(_resized(other), axis=-1, keepdims=True)
+    similarity = _resized(products) / jnp.maximum(lengths, 1e-12)
+    best = jnp.argmax(similarity.reshape(WINDOW * WINDOW, -1), axis=0)
     return jnp.stack([best % WINDOW, best // WINDOW], axis=-1).astype(jnp.float32)
 
 
@@ -207,16 +218,18 @@ def in_batches(function: Callable[..., Any], size: int, *arrays: np.ndarray) -> 
 
 
 @jax.jit
-@functools.partial(jax.vmap, in_axes=(0, 0, 0, 0, None))
 def _predict(
-    reference: Float[Array, "g g c"],
-    same: Float[Array, "g g c"],
-    different: Float[Array, "g g c"],
-    queries: Float[Array, "l 2"],
+    reference: Float[Array, "b g g c"],
+    same: Float[Array, "b g g c"],
+    different: Float[Array, "b g g c"],
+    queries: Float[Array, "b l 2"],
     mean: Float[Array, "*g_g_c"],
-) -> tuple[Float[Array, "l 2"], Float[Array, "l 2"]]:
-    reference, same, different = (features - mean for features in (reference, same, different))
-    return predict_matches(reference, same, queries), predict_matches(reference, different, queries)
+) -> tuple[Float[Array, "b l 2"], Float[Array, "b l 2"]]:
+    def of_pair(pair: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
+        reference, same, different = (features - mean for features in pair[:3])
+        return predict_matches(reference, same, pair[3]), predict_matches(reference, different, pair[3])
+
+    return jax.lax.map(of_pair, (reference, same, different, queries))  # batched, XLA's products are slow on a CPU
 
 
 def match(
