@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts, in the project's root: makes .venv and installs what is pinned, unless that was done.
 #   environment requirements.txt        (or requirements-test.txt)
 

@@ -39,10 +39,9 @@ done
 [ -n "$out" ] || { echo "--data and --out are needed (the first lines of $0 say more)" >&2; exit 2; }
 [ -d "$data" ] || { echo "--data $data is not a folder" >&2; exit 2; }
 [[ $minutes =~ ^[1-9][0-9]*$ ]] || { echo "--minutes $minutes is not a whole number above 0" >&2; exit 2; }
-for path in data out work wheels; do
-  [[ -z ${!path} || ${!path} == /* ]] || declare "$path=$PWD/${!path}"
-done
+[ -z "$wheels" ] || wheels=$(cd "$wheels" && pwd -P)
 mkdir -p "$out" "$work"
+data=$(cd "$data" && pwd -P) out=$(cd "$out" && pwd -P) work=$(cd "$work" && pwd -P)
 cd "$(dirname "$0")/.."
 python=python3
 if [ -n "$wheels" ]; then

@@ -40,17 +40,17 @@ if [ -z "$dry_run" ] && [ ! -d "$data" ]; then
   echo "--data $data is not a folder: name the one that holds the datasets (the first lines of $0 say more)" >&2
   exit 2
 fi
-[[ $data == /* ]] || data=$PWD/$data
-[[ $runs == /* ]] || runs=$PWD/$runs
+absolute() { # one spelling a folder: paths are part of what a run goes on from
+  if [ -d "$1" ]; then (cd "$1" && pwd -P); elif [[ $1 == /* ]]; then echo "$1"; else echo "$PWD/$1"; fi
+}
+[ -n "$dry_run" ] || mkdir -p "$runs"
+data=$(absolute "$data") runs=$(absolute "$runs")
 cd "$(dirname "$0")/.."
 python=.venv/bin/python
-if [ -z "$dry_run" ]; then
-  mkdir -p "$runs"
-  if [ -z "$smoke" ] || [ ! -x "$python" ]; then # a smoke run takes .venv as it is
-    # shellcheck source=launch/environment.sh
-    . launch/environment.sh
-    environment requirements.txt
-  fi
+if [ -z "$dry_run" ] && { [ -z "$smoke" ] || [ ! -x "$python" ]; }; then # a smoke run takes .venv as it is
+  # shellcheck source=launch/environment.sh
+  . launch/environment.sh
+  environment requirements.txt
 fi
 # Programs compiled for one step serve the next.
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$runs/compiled}

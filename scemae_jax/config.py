@@ -131,9 +131,9 @@ def default() -> Config:
     few.baselines = True  # an untrained network's features, raw patches, and a network without pretraining
     few.scratch = scratch = ml_collections.ConfigDict()  # the network without pretraining, on the same images
     scratch.width = 32  # channels of its first convolution
-    scratch.views = 1000  # its own number: it gains from more warps where fixed features do not
+    scratch.views = 1000  # warped views of its own, which it gains from where fixed features do not
     scratch.epochs = 20.0
-    scratch.steps = 4800
+    scratch.steps = 0
     scratch.batch_size = 4
     scratch.learning_rate = 3e-3
     scratch.warmup = 0.05
@@ -178,6 +178,7 @@ def small_network(config: Config) -> None:
     config.few_shot.views = 300
     config.few_shot.heatmaps = 5
     config.few_shot.steps = 600
+    config.few_shot.scratch.steps = 4800
 
 
 def paper_network(config: Config, size: str) -> None:

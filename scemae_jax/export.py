@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from importlib import resources
 from pathlib import Path
@@ -53,21 +54,6 @@ def save_model(model: Model, path: Path, *, dtype: str = "float32") -> None:
     partial.replace(path)
 
 
-def model_file(path: str | Path) -> Path:
-    """The file of a model: `path` itself, or that of a name that comes with the package.
-
-    Raises:
-      FileNotFoundError: there is no such file or name.
-    """
-    if Path(path).is_file():
-        return Path(path)
-    known = {p.name.removesuffix(".msgpack"): p for p in pretrained()}
-    if str(path) not in known:
-        names = ", ".join(sorted(known)) or "none"
-        raise FileNotFoundError(f"no model file {str(path)!r}, and no model of that name in the package ({names})")
-    return known[str(path)]
-
-
 def load(path: str | Path) -> Model:
     """Opens an exported model: a file, or the name of one that comes with the package.
 
@@ -75,14 +61,7 @@ def load(path: str | Path) -> Model:
       FileNotFoundError: there is no such file or name.
       ValueError: the file is not an exported model, or of a format this version does not read.
     """
-    file = model_file(path)
-    try:
-        content = cast(dict[str, Any], serialization.msgpack_restore(file.read_bytes()))
-        version = content["format"]
-    except Exception as error:
-        raise ValueError(f"{file} is not a model exported by scemae_jax: {error}") from error
-    if version != FORMAT:
-        raise ValueError(f"{file} has format {version}, this version of scemae_jax reads {FORMAT}: export it anew")
+    content = _content(path)
 
     def float32(tree: Any) -> Any:
         return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
@@ -97,6 +76,35 @@ def load(path: str | Path) -> Model:
         },
         provenance=json.loads(content["provenance"]),
     )
+
+
+def fingerprint(path: str | Path) -> str:
+    """Tells networks apart, by architecture and weights; detectors and provenance do not count.
+
+    Raises:
+      FileNotFoundError, ValueError: as `load`.
+    """
+    content = _content(path)
+    network = content["architecture"].encode() + serialization.msgpack_serialize(content["params"])
+    return hashlib.sha256(network).hexdigest()[:12]
+
+
+def _content(path: str | Path) -> dict[str, Any]:
+    file = Path(path)
+    if not file.is_file():
+        known = {p.name.removesuffix(".msgpack"): p for p in pretrained()}
+        if str(path) not in known:
+            names = ", ".join(sorted(known)) or "none"
+            raise FileNotFoundError(f"no model file {str(path)!r}, and no model of that name in the package ({names})")
+        file = known[str(path)]
+    try:
+        content = cast(dict[str, Any], serialization.msgpack_restore(file.read_bytes()))
+        version = content["format"]
+    except Exception as error:
+        raise ValueError(f"{file} is not a model exported by scemae_jax: {error}") from error
+    if version != FORMAT:
+        raise ValueError(f"{file} has format {version}, this version of scemae_jax reads {FORMAT}: export it anew")
+    return content
 
 
 def pretrained() -> list[Path]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 import shutil
 import time
@@ -24,7 +23,7 @@ from scemae_jax.data.augment import MIRRORED, five_points
 from scemae_jax.data.sources import Faces
 from scemae_jax.evaluation import detection, few_shot, matching, representation
 from scemae_jax.evaluation.attention import attentive_near_landmarks
-from scemae_jax.export import export_stablehlo, load, model_file, save_model
+from scemae_jax.export import export_stablehlo, fingerprint, load, save_model
 from scemae_jax.model import IMAGE_SIZE, Architecture, Model, Which
 from scemae_jax.report.build import build_report
 from scemae_jax.training import loop, pretrain, refine, sharding
@@ -549,24 +548,24 @@ def claim_workdir(experiment: Experiment) -> None:
 
 
 def check_init(experiment: Experiment, results: dict[str, Any]) -> None:
-    """Notes which file `config.init` is, or checks that it still is the one that the workdir began from.
+    """Notes which network `config.init` holds, or checks that it still is the one that the workdir began from.
 
     A file that is gone is no mistake here: finished stages do without it.
 
     Raises:
-      ValueError: another file is there now.
+      ValueError: another network is there now.
     """
     init = experiment.config.init
     try:
-        now = hashlib.sha256(model_file(init).read_bytes()).hexdigest()[:12] if init else ""
+        now = fingerprint(init) if init else ""
     except FileNotFoundError:
         return
-    before = results.get("init_sha256", now)
-    results["init_sha256"] = now
+    before = results.get("init_fingerprint", now)
+    results["init_fingerprint"] = now
     if before != now and has_begun(experiment):
         raise ValueError(
-            f"{experiment.workdir} began from another {init}: its sha256 began with {before}, that of the file which "
-            f"is there now with {now}. Choose another --workdir, or put the old file back"
+            f"{experiment.workdir} began from another network than {init} now holds (fingerprints {before} and {now}): "
+            "choose another --workdir, or put the old file back"
         )
 
 

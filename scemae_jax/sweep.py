@@ -5,8 +5,9 @@
     --config.data.test_split=validation
 
 A sweep file has `get_sweep()`, which gives the fields of the config that each point changes, by the point's name, and
-perhaps SEEDS; --seeds=0 runs that one alone, and the others can follow in the same DIR. Choose settings on a validation
-part, as above, and measure the one that was chosen on the test split.
+perhaps SEEDS. --seeds=0 runs that one alone; others can follow in the same DIR, and the tables are of the seeds of the
+last call, so name them all then: what has finished is skipped. Choose settings on a validation part, as above, and
+measure the one that was chosen on the test split.
 
 Point by point, seed by seed, DIR/POINT (or DIR/POINT/seed0) becomes the workdir of a run; what has finished is skipped,
 what was cut off goes on: run the same command again. Where the stages have `pretrain`, points that agree in all that
@@ -225,6 +226,7 @@ def _train_stage1(config: Config, workdir: Path, stop_at: float | None) -> None:
     """Trains a backbone that several points start from, and leaves it, with its decoder, as backbone.msgpack."""
     experiment, path = stages.Experiment(config, workdir, stop_at), workdir / "backbone.msgpack"
     if path.exists():
+        stages.check_init(experiment, stages.read_results(workdir))
         return
     results = stages.run_all(experiment)
     provenance = {

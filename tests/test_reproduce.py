@@ -45,11 +45,11 @@ def flag(command: list[str], name: str) -> str:
 def test_a_dry_run_tells_the_whole_plan_in_order_and_runs_nothing(tmp_path):
     data, runs = tmp_path / "data", tmp_path / "runs"
     miniature_trees.aflw_m(data)
-    ended = reproduce("--dry-run", "--backbone", "b8", "--data", data, "--runs", runs)
+    ended = reproduce("--dry-run", "--backbone", "b8", "--data", f"{tmp_path}/./data/", "--runs", runs)
     assert ended.returncode == 0, ended.stderr
     plan = commands(ended.stdout)
     assert [flag(command, "--dataset") for command in plan[:5]] == DATASETS
-    assert {flag(command, "--manual_dir") for command in plan[:5]} == {str(data)}
+    assert {flag(command, "--manual_dir") for command in plan[:5]} == {str(data.resolve())}  # one spelling a folder
     configs = [flag(command, "--config") for command in plan[5:12]]
     measured = ["mafl", "aflw_m", "aflw_m", "aflw_r", "three_hundred_w"]  # few annotations, then all
     assert configs == ["configs/celeba.py:b8", *(f"configs/evaluation.py:b8,{name}" for name in measured),

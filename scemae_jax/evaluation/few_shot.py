@@ -1,7 +1,7 @@
 """Detection from few annotations: the protocol of DVE (Table 3 of SCE-MAE), and a network that starts from nothing.
 
 For each number of images and each seed the same images serve all methods, and the same warped views of them all kinds
-of features; the network that starts from nothing has more views. Views are drawn once, and features computed once, for
+of features; the network that starts from nothing has its own. Views are drawn once, and features computed once, for
 all epochs; prior work warps anew each time. Features of every kind are brought to unit length, place by place, since
 the gain of the heads' softmax is meant for that.
 """

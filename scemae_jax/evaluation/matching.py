@@ -26,6 +26,7 @@ FAR = 8.0
 """A query is far if its true match is more than this many units away from it in the frame."""
 PATCH = 15
 """Side of the raw RGB patches of the baseline, in pixels."""
+_HIGHEST = jax.lax.Precision.HIGHEST
 PAIRS_AT_ONCE = 8
 
 FeatureFn = Callable[[Float[Array, "b 136 136 3"]], Float[Array, "b g g c"]]
@@ -70,7 +71,7 @@ def features_at(features: Float[Array, "g g c"], points: Num[Array | np.ndarray,
     """The upsampled map at points (x, y) of the window, which are rounded, and clipped to it."""
     x, y = jnp.clip(jnp.round(points), 0, WINDOW - 1).astype(jnp.int32).T
     weights = jax.image.resize(jnp.eye(len(features)), (WINDOW, len(features)), "linear")
-    return _of_unit_length(jnp.einsum("lh,hwc,lw->lc", weights[y], features, weights[x]))
+    return _of_unit_length(jnp.einsum("lh,hwc,lw->lc", weights[y], features, weights[x], precision=_HIGHEST))
 
 
 def predict_matches(
@@ -82,7 +83,7 @@ def predict_matches(
     that inner products are found between the features of the map and then upsampled; the lengths are those of the
     upsampled features.
     """
-    products = jnp.einsum("hwc,lc->hwl", other, features_at(reference, queries))
+    products = jnp.einsum("hwc,lc->hwl", other, features_at(reference, queries), precision=_HIGHEST)
     lengths = jnp.linalg.norm(_resized(other), axis=-1, keepdims=True)
     similarity = _resized(products) / jnp.maximum(lengths, 1e-12)
     best = jnp.argmax(similarity.reshape(WINDOW * WINDOW, -1), axis=0)

@@ -208,6 +208,27 @@ def test_mirrored_views_learn_mirrored_landmarks(tmp_path):
     assert errors[True] < 0.6 * errors[False]
 
 
+@pytest.mark.parametrize("mirror", [False, True])
+def test_the_network_from_scratch_has_as_many_views_as_it_asks_for(tmp_path, monkeypatch, mirror):
+    """Mirrored ones behind the others; landmarks go with them."""
+    seen = {}
+
+    def train(network, inputs, targets, *arguments, **settings):
+        seen[type(network).__name__] = np.asarray(inputs), targets
+        return whole(network, inputs, targets, *arguments, **settings)
+
+    whole = few_shot.train
+    monkeypatch.setattr(few_shot, "train", train)
+    protocol(settings(counts=(4,), seeds=1, mirror=mirror)).run(tmp_path / "rows.jsonl")
+    times = 2 if mirror else 1
+    assert [len(seen["LandmarkHead"][i]) for i in (0, 1)] == [8 * times] * 2
+    inputs, targets = seen["ConvNet"]
+    assert len(inputs) == len(targets) == 20 * times
+    if mirror:
+        np.testing.assert_array_equal(inputs[20:], inputs[:20, :, ::-1])
+        np.testing.assert_allclose(targets[20:, 2], targets[:20, 2] * [-1, 1], atol=1e-5)  # the nose mirrors itself
+
+
 def test_patch_colours_are_cut_by_rows():
     image = np.arange(136 * 136 * 3, dtype=np.float32).reshape(1, 136, 136, 3) / (136 * 136 * 3)
     found = np.asarray(few_shot.patch_colours(jnp.asarray(image)))
