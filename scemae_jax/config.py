@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from typing import Any, get_args
@@ -18,6 +19,10 @@ SPLITS = ("train", "validation", "test", "unlabeled")
 STAGES = ("pretrain", "refine", "match", "detect", "few_shot", "represent", "report", "export")
 ON_REQUEST = ("few_shot", "represent")
 """Stages that run only where `config.stages` names them: they take long, and no other stage needs them."""
+
+CACHES = ("auto", "device", "host", "none")
+HOW = ("stages", "mesh", "data.cache", "data.workers", "pretrain.steps_per_dispatch", "refine.steps_per_dispatch")
+"""Fields that say what to run now and on what, not what is to come of it: a run goes on with others of them."""
 
 PAPER_ENCODERS = {"t8": "T/8", "s8": "S/8", "b8": "B/8"}
 """DeiT-T, -S and -B with patches of 8x8, by the names that configs have for them."""
@@ -45,8 +50,16 @@ def default() -> Config:
     data.train_splits = ("train",)  # annotated, what the detector learns from
     data.test_split = "test"  # what matching and detection are measured on; "validation" to choose settings
     data.synthetic_share = 0.0  # of the images of stages 1 and 2, mixed in
-    data.cache = "host"  # decoded in memory; "none": read from disk
+    # Where the images of stages 1 and 2 are kept once decoded: on the accelerators ("device"), in memory ("host"),
+    # nowhere ("none": read and decoded again for every batch), or, with "auto", the first of these that has room
+    data.cache = "auto"
+    data.workers = 0  # processes that decode for "none"; 0: threads
     data.normalisation = "imagenet"  # or "faces"
+
+    config.mesh = mesh = ml_collections.ConfigDict()  # of all devices
+    mesh.data = 0  # devices along the axis that batches alone are divided over; 0: what fsdp leaves
+    mesh.fsdp = 1  # devices along the axis that parameters and the optimiser's state are divided over too
+    mesh.rules = (("kernel$", ("fsdp", "")),)  # pattern of the parameter's name, a mesh axis or "" for each of its axes
 
     config.model = model = ml_collections.ConfigDict()
     model.encoder = "S/8"
@@ -201,6 +214,8 @@ def _training(*, batch_size: int, learning_rate: float, betas: tuple[float, floa
     stage.weight_decay = 0.05
     stage.warmup = warmup  # share of the steps
     stage.clip = 0.0  # of the gradient's norm; 0: none
+    stage.accumulate = 1  # parts of a batch that are computed one after the other
+    stage.steps_per_dispatch = 1  # steps the devices take for each word of the host
     stage.log_every = 50
     stage.checkpoint_every = 1000
     stage.augment = augment = ml_collections.ConfigDict()
@@ -253,7 +268,7 @@ def check(config: Config) -> None:
         ("few_shot", "which"): ("backbone", "projected", "both"),
         ("represent", "landmarks"): (5, 68),
         ("export", "dtype"): ("float32", "float16"),
-        ("data", "cache"): ("host", "none"),
+        ("data", "cache"): CACHES,
     }
     if config.detect.linear.which not in ("backbone", "projected", "both"):
         raise ValueError(
@@ -264,6 +279,10 @@ def check(config: Config) -> None:
             raise ValueError(
                 f"config.{section}.{name} is {config[section][name]!r}: choose one of {', '.join(map(str, known))}"
             )
+    for stage in ("pretrain", "refine"):
+        for name in ("accumulate", "steps_per_dispatch"):
+            if config[stage][name] < 1:
+                raise ValueError(f"config.{stage}.{name} is {config[stage][name]}: choose 1 or more")
     for name in ("unlabelled_splits", "train_splits", "test_split"):
         value = config.data[name]
         if unknown := [split for split in ((value,) if isinstance(value, str) else value) if split not in SPLITS]:
@@ -306,23 +325,26 @@ def plain(config: Config) -> dict[str, Any]:
 
 
 def config_hash(config: Config) -> str:
-    """Twelve hex digits that change with any field but `stages`, which only says what to run now."""
+    """Twelve hex digits that change with any field but those of `HOW`."""
     fields = plain(config)
-    del fields["stages"]
+    for path in HOW:
+        *sections, name = path.split(".")
+        section = functools.reduce(dict.__getitem__, sections, fields)
+        del section[name]
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "config") -> list[str]:
-    """One line for each field in which two plain configs differ, `stages` apart."""
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """One line for each field in which two plain configs differ, those of `HOW` apart."""
     lines = []
     for name in sorted(old.keys() | new.keys()):
-        path, a, b = f"{prefix}.{name}", old.get(name), new.get(name)
-        if path == "config.stages" or a == b:
+        path, a, b = f"{prefix}{name}", old.get(name), new.get(name)
+        if path in HOW or a == b:
             continue
         if isinstance(a, dict) and isinstance(b, dict):
-            lines += differences(a, b, path)
+            lines += differences(a, b, f"{path}.")
         else:
-            lines.append(f"{path}: {a!r} there, {b!r} now")
+            lines.append(f"config.{path}: {a!r} there, {b!r} now")
     return lines
 
 

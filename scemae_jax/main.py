@@ -8,8 +8,11 @@ off goes on from its last checkpoint: run the same command again.
   python -m scemae_jax.main --config configs/folder.py --config.data.root=FOLDER --workdir runs/mine
   python -m scemae_jax.main --config configs/ytf68.py:t8 --workdir runs/t8 --config.refine.temperature=0.2
 
-Every field of the config can be set so; scemae_jax/config.py says what each means. Exit status: 0 done, 1 error,
-75 stopped at --stop_after_minutes with everything saved.
+Every field of the config can be set so; scemae_jax/config.py says what each means. Several processes (a TPU pod, GPUs
+of several machines) run the same command with --distributed, or with --coordinator, --num_processes and --process_id
+where nothing else tells them; launch/ has scripts that do it.
+
+Exit status: 0 done, 1 error, 75 stopped at --stop_after_minutes and 85 stopped by SIGTERM, both with everything saved.
 """
 
 from __future__ import annotations
@@ -29,9 +32,9 @@ from scemae_jax import config as configuration
 from scemae_jax import stages
 from scemae_jax.data.images import DatasetError
 from scemae_jax.report.table import print_results
-from scemae_jax.training import loop, pretrain, refine
+from scemae_jax.training import loop, pretrain, processes, refine
 
-STOPPED_EARLY = 75
+STOPPED_EARLY, PREEMPTED = 75, 85
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything the run writes; made if it is not there.")
@@ -42,6 +45,10 @@ STOP_AFTER = flags.DEFINE_float(
     "Save and stop after so many minutes; the same command goes on later.",
     lower_bound=0,
 )
+DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of the run, found by themselves.")
+COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of the first process, where they are not.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "How many processes the run has; with --coordinator.")
+PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Which of them this is, from 0; with --coordinator.")
 
 
 def dry_run(experiment: stages.Experiment) -> None:
@@ -55,7 +62,7 @@ def dry_run(experiment: stages.Experiment) -> None:
         if name not in config.stages:
             continue
         stage = config[name]
-        batch = jnp.stack([experiment.training_sources[0][0][0]["image"]] * stage.batch_size)
+        batch = jnp.stack([experiment.unlabelled_images[0][0][0]["image"]] * stage.batch_size)
         views, _ = jax.eval_shape(lambda b, a=stage.augment: pretrain.random_views(jax.random.key(0), b, a), batch)
         steps = configuration.num_steps(stage, experiment.num_images)
         print(
@@ -72,14 +79,22 @@ def main(argv: Sequence[str]) -> None:
     assert WORKDIR.value is not None  # `run` marks it as required
     experiment = stages.Experiment(CONFIG.value, Path(WORKDIR.value), stop_at)
     try:
+        if DISTRIBUTED.value or COORDINATOR.value:
+            processes.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+        processes.handle_sigterm()
         configuration.check(experiment.config)
         if DRY_RUN.value:
             dry_run(experiment)
         else:
-            print_results(stages.run_all(experiment))
+            results = stages.run_all(experiment)
+            if processes.is_first():
+                print_results(results)
     except loop.OutOfTime as stopped:
         print(stopped)
         sys.exit(STOPPED_EARLY)
+    except processes.Interrupted as interrupted:
+        print(interrupted)
+        sys.exit(PREEMPTED)
     except (DatasetError, ValueError, FileNotFoundError, loop.NonFiniteLossError) as error:
         logging.debug("where it happened", exc_info=True)
         print(f"error: {error}\n(--verbosity=1 shows where)", file=sys.stderr)

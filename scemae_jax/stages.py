@@ -15,10 +15,11 @@ import jax
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
+from jax.sharding import Mesh
 
 from scemae_jax import config as configuration
 from scemae_jax.config import Config
-from scemae_jax.data import pipeline, sources
+from scemae_jax.data import sources
 from scemae_jax.data.augment import MIRRORED, five_points
 from scemae_jax.data.sources import Faces
 from scemae_jax.evaluation import detection, few_shot, matching, representation
@@ -26,8 +27,9 @@ from scemae_jax.evaluation.attention import attentive_near_landmarks
 from scemae_jax.export import export_stablehlo, fingerprint, load, save_model
 from scemae_jax.model import IMAGE_SIZE, Architecture, Model, Which
 from scemae_jax.report.build import build_report
-from scemae_jax.training import loop, pretrain, refine, sharding
+from scemae_jax.training import loop, pretrain, processes, refine, sharding
 from scemae_jax.training.checkpoints import restore_params
+from scemae_jax.training.input import Input, open_input
 from scemae_jax.training.metrics import read_metrics
 
 SOME_IMAGES = 256
@@ -50,12 +52,19 @@ class Experiment:
         return configuration.architecture(self.config)
 
     @functools.cached_property
-    def training_sources(self) -> tuple[list, list[float]]:
-        return sources.training_sources(self.config.data, self.dataset)
+    def unlabelled_images(self) -> tuple[list[sources.ImagesOnDisk], list[float]]:
+        return sources.unlabelled_images(self.config.data, self.dataset)
+
+    @functools.cached_property
+    def mesh(self) -> Mesh:
+        return sharding.make_mesh(data=self.config.mesh.data, fsdp=self.config.mesh.fsdp)
 
     @functools.cached_property
     def dataset(self) -> tfds.core.DatasetBuilder:
-        """Opened once: a folder that changes meanwhile does not change the run."""
+        """Opened once: a folder that changes meanwhile does not change the run. The first process prepares it."""
+        if processes.is_first():
+            sources.open_dataset(self.config.data)
+        processes.wait_for_all("dataset prepared")
         return sources.open_dataset(self.config.data)
 
     @property
@@ -65,11 +74,14 @@ class Experiment:
 
     @property
     def num_images(self) -> int:
-        return sum(len(source) for source in self.training_sources[0])
+        return sum(len(source) for source in self.unlabelled_images[0])
 
-    def batches(self, batch_size: int, seed: int):
-        images, weights = self.training_sources
-        return pipeline.training_batches(images, weights=weights, batch_size=batch_size, seed=seed)
+    def training_input(self, batch_size: int, seed: int) -> Input:
+        images, weights = self.unlabelled_images
+        data = self.config.data
+        return open_input(
+            images, weights, cache=data.cache, batch_size=batch_size, seed=seed, mesh=self.mesh, workers=data.workers
+        )
 
     def faces(self, *splits: str) -> Faces:
         """Annotated faces of the dataset's splits; none if it lacks them all.
@@ -190,19 +202,19 @@ def _same_shapes(a: Any, b: Any) -> bool:
 def run_pretrain(experiment: Experiment) -> dict[str, Any]:
     config, stage = experiment.config, experiment.config.pretrain
     steps = configuration.num_steps(stage, experiment.num_images)
-    batches = experiment.batches(stage.batch_size, config.seed)
-    task = pretrain.task(config, experiment.architecture, experiment.initial_params(), batches, steps)
+    source = experiment.training_input(stage.batch_size, config.seed)
+    task = pretrain.task(config, experiment.architecture, experiment.initial_params(), source, steps)
     return _train(experiment, task)
 
 
 def run_refine(experiment: Experiment) -> dict[str, Any]:
     config, stage = experiment.config, experiment.config.refine
     steps = configuration.num_steps(stage, experiment.num_images)
-    batches = experiment.batches(stage.batch_size, config.seed + 1)
+    source = experiment.training_input(stage.batch_size, config.seed + 1)
     encoder = experiment.mae().params["encoder"]
     projector = refine.initial_projector(experiment.architecture, config.seed + 1)
-    results = _train(experiment, refine.task(config, experiment.architecture, encoder, projector, batches, steps))
-    return results | _split_diagnostic(experiment)
+    results = _train(experiment, refine.task(config, experiment.architecture, encoder, projector, source, steps))
+    return results | _split_diagnostic(experiment) if processes.is_first() else results
 
 
 def _split_diagnostic(experiment: Experiment) -> dict[str, Any]:
@@ -216,14 +228,19 @@ def _split_diagnostic(experiment: Experiment) -> dict[str, Any]:
 
 
 def _train(experiment: Experiment, task: loop.Task) -> dict[str, Any]:
-    loop.fit(task, workdir=experiment.workdir, mesh=sharding.data_mesh(), stop_at=experiment.stop_at)
+    loop.fit(
+        task, workdir=experiment.workdir, mesh=experiment.mesh, rules=experiment.config.mesh.rules,
+        stop_at=experiment.stop_at,
+    )  # fmt: skip
+    if not processes.is_first():
+        return {}
     rows = [row for row in read_metrics(experiment.workdir) if row["stage"] == task.name]
-    images = np.diff([0, *(row["step"] for row in rows)]) * task.batch_size
+    images = np.diff([0, *(row["step"] for row in rows)]) * task.input.batch_size
     seconds = sum(n / row["images_per_second"] for n, row in zip(images, rows, strict=True))
     return {
         "steps": task.steps,
         "images": experiment.num_images,
-        "images_seen": task.steps * task.batch_size,
+        "images_seen": task.steps * task.input.batch_size,
         "seconds": round(seconds, 1),
         **{name: rows[-1][name] for name in ("loss", *task.outputs)},
     }
@@ -500,6 +517,8 @@ RUN: dict[str, Callable[[Experiment], dict[str, Any]]] = {
 }
 
 TRAINING = ("pretrain", "refine", "detect")
+TOGETHER = ("pretrain", "refine")
+"""What several processes do together."""
 EVALUATION = ("match", "detect", "few_shot", "represent")
 
 
@@ -598,10 +617,34 @@ def run_all(experiment: Experiment) -> dict[str, Any]:
     What had finished without a stage that now runs before it is outdated: evaluation, report and export run anew.
     Where the data have changed since (a folder was annotated), matching and detection run anew too.
 
+    Of several processes all take part in stages 1 and 2; the first one alone does the rest, and writes the results.
+
     Raises:
       ValueError: the workdir is of another config, a stage that trains finished before one it builds on, or the data
         changed in the middle of stage 1 or 2.
     """
+    if jax.process_count() > 1:
+        experiment.dataset  # noqa: B018 - all open it at the same place, since they wait for each other there
+    if processes.is_first():
+        write_json(experiment.workdir / "results.json", begin(experiment))
+    processes.wait_for_all("stages begin")
+    results = read_results(experiment.workdir)
+    for stage in experiment.config.stages:
+        if stage in results:
+            before = results[stage]
+            outcome = f"skipped before, {before['skipped']}" if was_skipped(before) else "finished before"
+            if processes.is_first():
+                print(f"{stage}: {outcome}")
+        elif processes.is_first():
+            run_stage(experiment, stage, results)
+        elif stage in TOGETHER:
+            RUN[stage](experiment)
+    processes.wait_for_all("stages end")
+    return results
+
+
+def begin(experiment: Experiment) -> dict[str, Any]:
+    """Claims the workdir and returns its results, without those that the stages to come make outdated."""
     claim_workdir(experiment)
     config, results = experiment.config, read_results(experiment.workdir)
     results |= {
@@ -624,34 +667,38 @@ def run_all(experiment: Experiment) -> dict[str, Any]:
             )
         del results[stage]
         forget_progress(experiment, stage)
-    if any(stage in config.stages and stage not in results for stage in ("pretrain", "refine")):
+    if any(stage in config.stages and stage not in results for stage in TOGETHER):
         for stage in EVALUATION:  # one that was cut off began on another network
             if stage not in results:
                 forget_progress(experiment, stage)
-    for stage in config.stages:
-        if stage in results:
-            before = results[stage]
-            print(f"{stage}: " + (f"skipped before, {before['skipped']}" if was_skipped(before) else "finished before"))
-            continue
-        if stage in ("pretrain", "refine") and has_progress(experiment, stage):
-            begun_on = data.get(stage, experiment.data_version)
-            if begun_on != experiment.data_version:
-                raise ValueError(
-                    f"{experiment.workdir}: {stage} began on {begun_on}, and the data are {experiment.data_version} "
-                    "now. If landmarks.csv was added or changed, put the old state back until stages 1 and 2 have "
-                    "finished; otherwise use another --workdir"
-                )
-        if stage != "export":  # which reads no data
-            data[stage] = experiment.data_version
-        write_json(experiment.workdir / "results.json", results)
-        started = time.monotonic()
-        results[stage] = RUN[stage](experiment)
-        write_json(experiment.workdir / "results.json", results)
-        outcome = f"finished in {time.monotonic() - started:.0f} s"
-        if was_skipped(results[stage]):
-            outcome = f"skipped, {results[stage]['skipped']}"
-        print(f"{stage}: {outcome}", flush=True)
     return results
+
+
+def run_stage(experiment: Experiment, stage: str, results: dict[str, Any]) -> None:
+    """Runs one stage and writes its result beside the others.
+
+    Raises:
+      ValueError: the data changed in the middle of stage 1 or 2.
+    """
+    data = results["data"]
+    if stage in TOGETHER and has_progress(experiment, stage):
+        begun_on = data.get(stage, experiment.data_version)
+        if begun_on != experiment.data_version:
+            raise ValueError(
+                f"{experiment.workdir}: {stage} began on {begun_on}, and the data are {experiment.data_version} "
+                "now. If landmarks.csv was added or changed, put the old state back until stages 1 and 2 have "
+                "finished; otherwise use another --workdir"
+            )
+    if stage != "export":  # which reads no data
+        data[stage] = experiment.data_version
+    write_json(experiment.workdir / "results.json", results)
+    started = time.monotonic()
+    results[stage] = RUN[stage](experiment)
+    write_json(experiment.workdir / "results.json", results)
+    outcome = f"finished in {time.monotonic() - started:.0f} s"
+    if was_skipped(results[stage]):
+        outcome = f"skipped, {results[stage]['skipped']}"
+    print(f"{stage}: {outcome}", flush=True)
 
 
 def outdated(finished: Collection[str], stages: Sequence[str]) -> list[str]:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -23,6 +24,7 @@ from scemae_jax.data.builders.official import OfficialDataset
 from scemae_jax.data.builders.synthetic_faces import SyntheticFaces
 from scemae_jax.data.builders.three_hundred_w import ThreeHundredW
 from scemae_jax.data.images import DatasetError
+from scemae_jax.data.pipeline import load_range
 
 OFFICIAL: dict[str, type[OfficialDataset]] = {
     builder.name: builder for builder in (CelebaLandmarks, Mafl, AflwM, AflwR, ThreeHundredW)
@@ -33,7 +35,7 @@ DATASETS = ("synthetic_faces", "landmark_folder", *OFFICIAL)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Faces:
-    """Faces in memory; a sequence of examples for training."""
+    """Faces in memory, with what is known of them."""
 
     images: UInt8[np.ndarray, "n 136 136 3"]
     landmarks: Float[np.ndarray, "n l 2"]
@@ -42,9 +44,6 @@ class Faces:
 
     def __len__(self) -> int:
         return len(self.images)
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        return {"image": self.images[index]}
 
     def annotated(self) -> Faces:
         """Those whose landmarks are all known."""
@@ -57,15 +56,32 @@ class Faces:
 
 @dataclasses.dataclass(frozen=True)
 class ImagesOnDisk:
-    """The images of a prepared split, decoded one by one: for sets that do not fit into memory."""
+    """The images of prepared splits, one split after the other, decoded as they are asked for."""
 
-    examples: Sequence
+    splits: Sequence[Sequence]
 
     def __len__(self) -> int:
-        return len(self.examples)
+        return sum(len(split) for split in self.splits)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        return {"image": self.examples[index]["image"]}
+        for split in self.splits:
+            if index < len(split):
+                return {"image": split[index]["image"]}
+            index -= len(split)
+        raise IndexError(f"there are {len(self)} images")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImagesInMemory:
+    """Decoded images."""
+
+    images: UInt8[np.ndarray, "n h w 3"]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return {"image": self.images[index]}
 
 
 def dataset_builder(
@@ -128,20 +144,34 @@ def open_dataset(config: Config, dataset: str | None = None) -> tfds.core.Datase
     return builder
 
 
+def _present(builder: tfds.core.DatasetBuilder, splits: Sequence[str]) -> list[str]:
+    """Those of the splits that the dataset has.
+
+    Raises:
+      DatasetError: it has none of them.
+    """
+    present = [split for split in splits if split in builder.info.splits]
+    if not present:
+        known = ", ".join(builder.info.splits)
+        raise DatasetError(f"{builder.info.full_name} has no split {' or '.join(splits)}; it has: {known}")
+    return present
+
+
+def _only(builder: tfds.core.DatasetBuilder, *names: str) -> dict[str, Any]:
+    """Decoders that leave all features but these as they are stored."""
+    features = builder.info.features
+    assert isinstance(features, tfds.features.FeaturesDict)
+    return {name: tfds.decode.SkipDecoding() for name in features.keys() - set(names)}
+
+
 def read_faces(builder: tfds.core.DatasetBuilder, splits: Sequence[str], limit: int | None = None) -> Faces:
     """Decodes splits into memory, one after the other, in their stored order; those the dataset lacks are left out.
 
     Raises:
       DatasetError: the dataset has none of them.
     """
-    present = [split for split in splits if split in builder.info.splits]
-    if not present:
-        known = ", ".join(builder.info.splits)
-        raise DatasetError(f"{builder.info.full_name} has no split {' or '.join(splits)}; it has: {known}")
-    features = builder.info.features
-    assert isinstance(features, tfds.features.FeaturesDict)
-    others = features.keys() - {"image", "landmarks", "subject"}
-    decoders = {name: tfds.decode.SkipDecoding() for name in others}
+    present = _present(builder, splits)
+    decoders = _only(builder, "image", "landmarks", "subject")
     examples = []
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for split in present:
@@ -155,32 +185,29 @@ def read_faces(builder: tfds.core.DatasetBuilder, splits: Sequence[str], limit: 
     )
 
 
-def training_sources(
-    config: Config, dataset: tfds.core.DatasetBuilder
-) -> tuple[list[Faces | ImagesOnDisk], list[float]]:
+def unlabelled_images(config: Config, dataset: tfds.core.DatasetBuilder) -> tuple[list[ImagesOnDisk], list[float]]:
     """What self-supervised training draws images from, with each source's share.
 
     `config.unlabelled_splits` of `dataset`; synthetic faces take `config.synthetic_share` of the stream.
 
     Raises:
-      ValueError: `config.cache` is not known, or the share is not in [0, 1).
+      DatasetError: the dataset has none of these splits.
+      ValueError: the share is not in [0, 1).
     """
-    if config.cache not in ("host", "none"):
-        raise ValueError(f"config.data.cache is {config.cache!r}: choose 'host' (decoded, in memory) or 'none'")
     if not 0 <= config.synthetic_share < 1:
         raise ValueError(f"config.data.synthetic_share is {config.synthetic_share}: choose a share from 0 up to 1")
 
-    def source(builder: tfds.core.DatasetBuilder) -> list[Faces | ImagesOnDisk]:
-        if config.cache == "host":
-            return [read_faces(builder, config.unlabelled_splits)]
-        splits = [split for split in config.unlabelled_splits if split in builder.info.splits]
-        return [ImagesOnDisk(builder.as_data_source(split)) for split in splits]  # pyright: ignore[reportCallIssue] - hidden by TFDS's decorator
+    def of(builder: tfds.core.DatasetBuilder) -> ImagesOnDisk:
+        decoders, splits = _only(builder, "image"), _present(builder, config.unlabelled_splits)
+        return ImagesOnDisk([builder.as_data_source(split, decoders=decoders) for split in splits])  # pyright: ignore[reportCallIssue] - hidden by TFDS's decorator
 
-    sources = source(dataset)
-    sizes = np.array([len(s) for s in sources], float)
-    weights = list((1 - config.synthetic_share) * sizes / sizes.sum())
+    sources, weights = [of(dataset)], [1.0 - config.synthetic_share]
     if config.synthetic_share:
-        synthetic = source(open_dataset(config, "synthetic_faces"))
-        sizes = np.array([len(s) for s in synthetic], float)
-        sources, weights = sources + synthetic, weights + list(config.synthetic_share * sizes / sizes.sum())
-    return sources, [float(w) for w in weights]
+        sources.append(of(open_dataset(config, "synthetic_faces")))
+        weights.append(float(config.synthetic_share))
+    return sources, weights
+
+
+def in_memory(source: ImagesOnDisk) -> ImagesInMemory:
+    """The same images, decoded once."""
+    return ImagesInMemory(load_range([source], 0, len(source))["image"])

@@ -19,6 +19,7 @@ from scemae_jax.model import IMAGE_SIZE, WINDOW, Head, Model, as_square_images, 
 from scemae_jax.ops.ridge import ridge
 from scemae_jax.ops.tps import ThinPlateWarp
 from scemae_jax.training import loop, optimizer, sharding
+from scemae_jax.training.input import Input
 
 LOSS_SCALE = 10.0
 EYES = {5: (0, 1), 68: (36, 45)}
@@ -57,19 +58,6 @@ def unit(eyes: tuple[int, int] | None) -> str:
 
 LINEAR_SETTINGS = {"stride", "mirror", "linear"}
 """The fields of `config.detect` that a linear head depends on."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Indices:
-    """Examples that are numbers: the features stay on the accelerator."""
-
-    count: int
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> dict[str, np.int32]:
-        return {"index": np.int32(index)}
 
 
 def to_window(points: Float[np.ndarray, "n l 2"]) -> Float[np.ndarray, "n l 2"]:
@@ -223,22 +211,22 @@ def fit_head(
         return jax.lax.stop_gradient(found)
 
     def loss(params: Any, constants: Any, batch: dict[str, Array], _: Array) -> tuple[Array, dict[str, Array]]:
-        predicted = cast(Array, network.apply({"params": params}, features(constants, batch["index"])))
-        error = optax.huber_loss(LOSS_SCALE * predicted, LOSS_SCALE * constants["targets"][batch["index"]])
+        predicted = cast(Array, network.apply({"params": params}, features(constants, batch["number"])))
+        error = optax.huber_loss(LOSS_SCALE * predicted, LOSS_SCALE * constants["targets"][batch["number"]])
         return error.mean(), {}
 
     batch_size = min(settings.batch_size, number)
-    batch_size = max(batch_size // jax.device_count(), 1) * jax.device_count()
+    mesh = sharding.own_mesh()
+    batch_size = max(batch_size // mesh.size, 1) * mesh.size
     steps = settings.steps or max(settings.least_steps, 1, round(settings.epochs * number / batch_size))
-    batches = pipeline.training_batches([_Indices(number)], weights=[1.0], batch_size=batch_size, seed=seed)
+    order = pipeline.index_batches([number], weights=[1.0], batch_size=batch_size, seed=seed)
     task = loop.Task(
         name=name,
         loss=loss,
         outputs=(),
         params=jax.jit(network.init)(jax.random.key(seed), one)["params"],
         constants=constants,
-        batches=batches,
-        batch_size=batch_size,
+        input=Input(batches=pipeline.Batches(order), batch_size=batch_size),
         optimizer=optimizer.adam_l2(settings, steps),
         schedule=optimizer.learning_rate(settings, steps),
         steps=steps,
@@ -246,7 +234,7 @@ def fit_head(
         checkpoint_every=settings.checkpoint_every,
         seed=seed,
     )
-    params = loop.fit(task, workdir=workdir, mesh=sharding.data_mesh(), stop_at=stop_at)
+    params = loop.fit(task, workdir=workdir, mesh=mesh, stop_at=stop_at)
     return dataclasses.replace(head, params=jax.device_get(params))
 
 

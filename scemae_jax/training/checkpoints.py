@@ -8,14 +8,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh, SingleDeviceSharding
 
 
 class Checkpoints:
     """The checkpoints of one stage; saves asynchronously, keeps the newest two."""
 
-    def __init__(self, directory: Path):
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, cleanup_tmp_directories=True)
-        self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+    def __init__(self, directory: Path, mesh: Mesh | None = None):
+        """`mesh` is where the state lives (without one: on this process's devices); its processes write together."""
+        self._manager = _manager(directory, mesh, max_to_keep=2, cleanup_tmp_directories=True)
 
     def save(self, step: int, state: Any, data_position: dict[str, Any]) -> None:
         """Starts to write; returns when the state may be changed again."""
@@ -47,17 +48,35 @@ class Checkpoints:
         self._manager.close()
 
 
+def _manager(directory: Path, mesh: Mesh | None, **options: Any) -> ocp.CheckpointManager:
+    processes = {jax.process_index()} if mesh is None else {device.process_index for device in mesh.devices.flat}
+    directory.mkdir(parents=True, exist_ok=True)
+    among = ocp.options.MultiprocessingOptions()
+    if len(processes) < jax.process_count():
+        first = min(processes)
+        among = ocp.options.MultiprocessingOptions(
+            primary_host=first, active_processes=processes, barrier_sync_key_prefix=f"of_{first}"
+        )
+    return ocp.CheckpointManager(
+        directory.absolute(),
+        options=ocp.CheckpointManagerOptions(create=False, multiprocessing_options=among, **options),
+    )
+
+
 def restore_params(directory: Path) -> Any:
-    """Parameters of a finished stage, from its newest checkpoint.
+    """Parameters of a finished stage, from its newest checkpoint, on this process's first device.
 
     Raises:
       FileNotFoundError: there is no checkpoint.
     """
     if not directory.is_dir():
         raise FileNotFoundError(f"no checkpoint in {directory}: run the stage that trains it first")
-    with ocp.CheckpointManager(directory.absolute()) as manager:
+    here = SingleDeviceSharding(jax.local_devices()[0])
+    with _manager(directory, None) as manager:
         step = manager.latest_step()
         if step is None:
             raise FileNotFoundError(f"no checkpoint in {directory}: run the stage that trains it first")
-        restored = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))
-    return jax.tree.map(jnp.asarray, restored["state"]["params"])
+        written = manager.item_metadata(step)["state"]
+        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), written)
+        restored = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))
+    return restored["state"]["params"]

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import grain
 import jax
 import jax.numpy as jnp
 import optax
@@ -18,8 +17,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int, UInt32
 from tqdm import tqdm
 
-from scemae_jax.training import metrics, sharding
+from scemae_jax.training import metrics, processes, sharding
 from scemae_jax.training.checkpoints import Checkpoints
+from scemae_jax.training.input import Input
 
 LossFn = Callable[[Any, Any, dict[str, Array], Array], tuple[Array, dict[str, Array]]]
 
@@ -53,23 +53,33 @@ class Task:
     """Initial parameters."""
     constants: Any
     """Arrays the loss reads and nothing changes: a frozen backbone, say."""
-    batches: grain.DatasetIterator
-    batch_size: int
+    input: Input
+    """Where the batches come from."""
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     steps: int
     log_every: int
     checkpoint_every: int
     seed: int
+    accumulate: int = 1
+    """Parts of a batch that are computed one after the other, their gradients averaged: for batches too large for the
+    devices' memory. Each part draws random numbers of its own."""
+    steps_per_dispatch: int = 1
+    """Steps that the devices take for each word of the host: for networks so small that the host is too slow."""
 
 
-def make_step(task: Task, mesh: Mesh) -> Callable:
-    """The jitted training step (state, metrics, constants, batch) -> (state, metrics); donates the first two."""
-    gathered = metrics.collection(("loss", "gradient_norm", *task.outputs))
+def make_step(task: Task, mesh: Mesh, rules: sharding.Rules = ()) -> Callable:
+    """The training step (state, metrics, constants, resident, batch) -> (state, metrics), to be jitted.
 
-    def step(state: TrainState, seen: Any, constants: Any, batch: dict[str, Array]) -> tuple[TrainState, Any]:
+    Of several steps' batches, stacked, if the task takes several steps for each dispatch.
+    """
+    gathered = gathered_metrics(task)
+
+    def step(state: TrainState, seen: Any, constants: Any, resident: Any, batch: Any) -> tuple[TrainState, Any]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        (loss, outputs), gradients = jax.value_and_grad(task.loss, has_aux=True)(state.params, constants, batch, key)
+        batch = task.input.read(resident, batch)
+        (loss, outputs), gradients = _gradients(task, state.params, constants, batch, key)
+        gradients = jax.lax.with_sharding_constraint(gradients, sharding.by_rules(mesh, gradients, rules))
         norm = optax.global_norm(gradients)
         updates, opt_state = task.optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -84,83 +94,155 @@ def make_step(task: Task, mesh: Mesh) -> Callable:
         )
         return TrainState(state.step + 1, params, opt_state, state.key), seen
 
-    everywhere = sharding.replicated(mesh)
+    return step
+
+
+def compile_step(task: Task, mesh: Mesh, rules: sharding.Rules = (), *, steps: int = 1) -> Callable:
+    """`make_step`, jitted; donates state and metrics. With `steps` above 1 it takes that many, of stacked batches."""
+    step = make_step(task, mesh, rules)
+
+    def several(state: TrainState, seen: Any, constants: Any, resident: Any, batches: Any) -> tuple[TrainState, Any]:
+        def one(carry: tuple[TrainState, Any], batch: Any) -> tuple[tuple[TrainState, Any], None]:
+            return step(*carry, constants, resident, batch), None
+
+        return jax.lax.scan(one, (state, seen), batches)[0]
+
+    shapes = jax.eval_shape(lambda: initial_state(task))
     return jax.jit(
-        step,
+        step if steps == 1 else several,
         donate_argnums=(0, 1),
-        in_shardings=(everywhere, everywhere, everywhere, sharding.split_batch(mesh)),
-        out_shardings=(everywhere, everywhere),
+        out_shardings=(sharding.by_rules(mesh, shapes, rules), sharding.replicated(mesh)),
     )
 
 
-def fit(task: Task, *, workdir: Path, mesh: Mesh, stop_at: float | None = None) -> Any:
+def gathered_metrics(task: Task) -> Any:
+    """The class of what is averaged between two rows of metrics."""
+    return metrics.collection(("loss", "gradient_norm", *task.outputs))
+
+
+def initial_state(task: Task) -> TrainState:
+    key = jax.random.key_data(jax.random.key(task.seed))
+    return TrainState(jnp.zeros((), jnp.int32), task.params, task.optimizer.init(task.params), key)
+
+
+def _gradients(task: Task, params: Any, constants: Any, batch: Any, key: Array) -> Any:
+    """((loss, outputs), gradients), averaged over the parts of the batch."""
+    value_and_grad = jax.value_and_grad(task.loss, has_aux=True)
+    if task.accumulate == 1:
+        return value_and_grad(params, constants, batch, key)
+    count = task.accumulate
+    # Every count-th row makes a part, so that each device finds its rows of every part among its own.
+    parts = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(len(x) // count, count, *x.shape[1:]), 1, 0), batch)
+    first = jax.tree.map(lambda x: x[0], parts)
+    zeros = jax.tree.map(
+        lambda shape: jnp.zeros(shape.shape, shape.dtype), jax.eval_shape(value_and_grad, params, constants, first, key)
+    )
+
+    def add(total: Any, numbered: tuple[Array, Any]) -> tuple[Any, None]:
+        number, part = numbered
+        found = value_and_grad(params, constants, part, jax.random.fold_in(key, number))
+        return jax.tree.map(jnp.add, total, found), None
+
+    total, _ = jax.lax.scan(add, zeros, (jnp.arange(count), parts))
+    return jax.tree.map(lambda x: x / count, total)
+
+
+def fit(task: Task, *, workdir: Path, mesh: Mesh, rules: sharding.Rules = (), stop_at: float | None = None) -> Any:
     """Trains a task to its last step and returns the parameters; continues from the newest checkpoint.
+
+    A checkpoint of one mesh goes on on any other.
 
     Args:
       task: what to train.
-      workdir: checkpoints go to `checkpoints/<task name>`, metrics to metrics.jsonl and tensorboard.
+      workdir: checkpoints go to `checkpoints/<task name>`, metrics to metrics.jsonl and tensorboard. Several processes
+        share it.
       mesh: devices to train on.
+      rules: which parameters are divided over its axis `fsdp`.
       stop_at: time (`time.monotonic`) after which to save and stop early; None for no limit.
 
     Raises:
       NonFiniteLossError: with the step, the last finite checkpoint and what to try.
       OutOfTime: `stop_at` came before the last step; everything so far is saved.
+      Interrupted: SIGTERM came (see `processes.handle_sigterm`); everything so far is saved.
+      ValueError: the batch does not divide over devices and parts, or a rule does not fit a parameter.
     """
-    gathered = metrics.collection(("loss", "gradient_norm", *task.outputs))
-    key = jax.random.key_data(jax.random.key(task.seed))
-    state = TrainState(jnp.zeros((), jnp.int32), task.params, task.optimizer.init(task.params), key)
-    state = sharding.replicate(mesh, state)
-    constants = jax.device_put(task.constants, sharding.replicated(mesh))
-    checkpoints = Checkpoints(workdir / "checkpoints" / task.name)
+    parts = mesh.size * task.accumulate
+    if task.input.batch_size % parts:
+        raise ValueError(
+            f"{task.name}: batch_size {task.input.batch_size} does not divide over {mesh.size} devices and "
+            f"accumulate={task.accumulate}: make it a multiple of {parts}"
+        )
+    state = initial_state(task)
+    state = sharding.place(state, sharding.by_rules(mesh, state, rules))
+    constants = sharding.place(task.constants, sharding.replicated(mesh))
+    checkpoints = Checkpoints(workdir / "checkpoints" / task.name, mesh)
     first = checkpoints.latest() or 0
-    if first:
-        state, position = checkpoints.restore(first, state)
-        task.batches.set_state(position)
     if first > task.steps:
         raise ValueError(
             f"{task.name}: the checkpoint in {workdir} is of step {first}, beyond the {task.steps} steps asked "
             "for (did the data shrink?): use another --workdir"
         )
+    if first:
+        state, position = checkpoints.restore(first, state)
+        task.input.batches.set_state(position)
     if first == task.steps:
         checkpoints.close()
         return state.params
 
-    writer = metrics.MetricsWriter(workdir, task.name, resumed_at=first)
-    step_fn = make_step(task, mesh)
-    seen = sharding.replicate(mesh, gathered.empty())
+    writes = sharding.process_part(mesh)[0] == 0
+    writer = metrics.MetricsWriter(workdir, task.name, resumed_at=first) if writes else None
+    gathered = gathered_metrics(task)
+    step_fns = {count: compile_step(task, mesh, rules, steps=count) for count in {1, task.steps_per_dispatch}}
+    fresh = jax.jit(gathered.empty, out_shardings=sharding.replicated(mesh))
+    row = jax.jit(lambda seen, step: seen.compute() | {"learning_rate": task.schedule(step - 1)})
+    seen, stop = fresh(), processes.Stop(stop_at)
     progress = tqdm(
-        total=task.steps, initial=first, desc=task.name, unit="step", dynamic_ncols=True,
+        total=task.steps, initial=first, desc=task.name, unit="step", dynamic_ncols=True, disable=not writes,
         mininterval=1 if sys.stderr.isatty() else 30,
     )  # fmt: skip
-    logged_at, logged_step = time.monotonic(), first
+    logged_at, logged_step, step = time.monotonic(), first, first
     try:
-        for step in range(first + 1, task.steps + 1):
-            batch = sharding.shard_batch(mesh, next(task.batches))
-            state, seen = step_fn(state, seen, constants, batch)
-            out_of_time = stop_at is not None and time.monotonic() > stop_at
-            ends = step == task.steps or out_of_time
-            saves = ends or step % task.checkpoint_every == 0
-            if saves or step % task.log_every == 0:
-                values = {name: value.item() for name, value in seen.compute().items()}
-                bad = int(values.pop("first_nonfinite"))
-                if bad != metrics.NEVER:
-                    raise NonFiniteLossError(_advice(task, bad, checkpoints.latest()))
-                now = time.monotonic()
-                values["images_per_second"] = (step - logged_step) * task.batch_size / (now - logged_at)
-                values["learning_rate"] = float(jnp.asarray(task.schedule(step - 1)))
-                writer.write(step, values)
-                progress.update(step - logged_step)
-                progress.set_postfix_str(f"loss {values['loss']:.4f}, {values['images_per_second']:.0f} images/s")
-                seen, logged_at, logged_step = sharding.replicate(mesh, gathered.empty()), now, step
-            if saves:
-                checkpoints.save(step, state, task.batches.get_state())
-            if out_of_time and step < task.steps:
-                raise OutOfTime(f"{task.name} stopped at step {step} of {task.steps}; run the same command to go on")
+        with processes.sigterm_waits():
+            while step < task.steps:
+                count = _steps_to_dispatch(task, step)
+                batch = task.input.put(mesh, [next(task.input.batches) for _ in range(count)])
+                state, seen = step_fns[count](state, seen, constants, task.input.resident, batch)
+                step += count
+                logs = step % task.log_every == 0 or step % task.checkpoint_every == 0 or step == task.steps
+                interrupted = stop.interrupted()
+                out_of_time = stop.out_of_time(synchronised=logs)
+                saves = interrupted or out_of_time or step % task.checkpoint_every == 0 or step == task.steps
+                if logs or saves:
+                    values = {name: value.item() for name, value in jax.device_get(row(seen, state.step)).items()}
+                    bad = int(values.pop("first_nonfinite"))
+                    if bad != metrics.NEVER:
+                        raise NonFiniteLossError(_advice(task, bad, checkpoints.latest()))
+                    now = time.monotonic()
+                    values["images_per_second"] = (step - logged_step) * task.input.batch_size / (now - logged_at)
+                    if writer:
+                        writer.write(step, values)
+                    progress.update(step - logged_step)
+                    progress.set_postfix_str(f"loss {values['loss']:.4f}, {values['images_per_second']:.0f} images/s")
+                    seen, logged_at, logged_step = fresh(), now, step
+                if saves:
+                    checkpoints.save(step, state, task.input.batches.get_state())
+                if (interrupted or out_of_time) and step < task.steps:
+                    why = f"{task.name} stopped at step {step} of {task.steps}; run the same command to go on"
+                    raise processes.Interrupted(why) if interrupted else OutOfTime(why)
     finally:
         progress.close()
-        writer.close()
+        if writer:
+            writer.close()
         checkpoints.close()
+        task.input.batches.close()
     return state.params
+
+
+def _steps_to_dispatch(task: Task, step: int) -> int:
+    """As many as the task says, or one where a row or checkpoint is due before; the same after a restart."""
+    count = task.steps_per_dispatch
+    due = [*(every - step % every for every in (task.log_every, task.checkpoint_every)), task.steps - step]
+    return count if step % count == 0 and min(due) >= count else 1
 
 
 class OutOfTime(TimeoutError):

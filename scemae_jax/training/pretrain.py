@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import grain
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -15,6 +14,7 @@ from scemae_jax.data import augment
 from scemae_jax.model import IMAGE_SIZE, WINDOW, Architecture
 from scemae_jax.models import mae
 from scemae_jax.training import loop, optimizer
+from scemae_jax.training.input import Input
 
 
 def random_views(key: Key[Array, ""], images: Array, config: Config) -> tuple[Float[Array, "b 96 96 3"], augment.Crops]:
@@ -42,7 +42,7 @@ def task(
     config: Config,
     architecture: Architecture,
     params: Any,
-    batches: grain.DatasetIterator,
+    source: Input,
     steps: int,
 ) -> loop.Task:
     """The pretraining task; `config` is the whole config, `params` those to start from."""
@@ -63,12 +63,13 @@ def task(
         outputs=(),
         params=params,
         constants={},
-        batches=batches,
-        batch_size=settings.batch_size,
+        input=source,
         optimizer=optimizer.adamw(settings, steps),
         schedule=optimizer.learning_rate(settings, steps),
         steps=steps,
         log_every=settings.log_every,
         checkpoint_every=settings.checkpoint_every,
         seed=config.seed,
+        accumulate=settings.accumulate,
+        steps_per_dispatch=settings.steps_per_dispatch,
     )

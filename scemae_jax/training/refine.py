@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import grain
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -16,6 +15,7 @@ from scemae_jax.model import WINDOW, Architecture
 from scemae_jax.models import carb
 from scemae_jax.ops.lcr import lcr_loss, lcr_loss_across
 from scemae_jax.training import loop, optimizer
+from scemae_jax.training.input import Input
 from scemae_jax.training.pretrain import random_views
 
 
@@ -38,7 +38,7 @@ def task(
     architecture: Architecture,
     encoder: Any,
     projector: Any,
-    batches: grain.DatasetIterator,
+    source: Input,
     steps: int,
 ) -> loop.Task:
     """The refinement task; `encoder` are the frozen parameters, `projector` those to start from.
@@ -88,12 +88,13 @@ def task(
         outputs=("mean_cosine",),
         params=projector,
         constants=encoder,
-        batches=batches,
-        batch_size=settings.batch_size,
+        input=source,
         optimizer=optimizer.adamw(settings, steps),
         schedule=optimizer.learning_rate(settings, steps),
         steps=steps,
         log_every=settings.log_every,
         checkpoint_every=settings.checkpoint_every,
         seed=config.seed + 1,
+        accumulate=settings.accumulate,
+        steps_per_dispatch=settings.steps_per_dispatch,
     )

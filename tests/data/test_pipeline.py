@@ -1,9 +1,12 @@
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from scemae_jax.data.pipeline import training_batches
+from scemae_jax.data.pipeline import load_range, training_batches
 
 
 class Numbers:
@@ -82,19 +85,44 @@ def test_errors():
         training_batches([Numbers(0, 3), Numbers(0, 0)], weights=[0.5, 0.5], batch_size=1, seed=0)
 
 
-def test_a_batch_divides_over_the_processes(monkeypatch):
-    monkeypatch.setattr("jax.process_count", lambda: 3)
+def test_a_batch_divides_over_the_processes():
     with pytest.raises(ValueError, match="batch_size 4 does not divide over 3 processes"):
-        one_source()
+        training_batches([Numbers(0, 12)], weights=[1.0], batch_size=4, seed=0, part=0, parts=3)
 
 
-def test_processes_share_an_epoch(monkeypatch):
-    """Each of two processes sees its half of every global batch."""
-    monkeypatch.setattr("jax.process_count", lambda: 2)
-    seen = []
-    for process in range(2):
-        monkeypatch.setattr("jax.process_index", lambda process=process: process)
-        batches = take(one_source(), 3)
-        assert {len(batch) for batch in batches} == {2}
-        seen += flat(batches)
-    assert sorted(seen) == list(range(12))
+def test_processes_share_every_batch():
+    """The parts of two processes, one after the other, are the batches of one."""
+    parts = [
+        take(training_batches([Numbers(0, 12)], weights=[1.0], batch_size=4, seed=0, part=part, parts=2), 5)
+        for part in range(2)
+    ]
+    assert [first + second for first, second in zip(*parts, strict=True)] == take(one_source(), 5)
+
+
+def test_worker_processes_load_the_same_batches():
+    """Grain's worker processes need parsed flags, as under `absl.app.run`, and a main module to import."""
+    code = """if True:
+        from absl import flags
+        from test_pipeline import mixed, take, training_batches, Numbers
+        if __name__ == "__main__":
+            flags.FLAGS(["test"])
+            sources, weights = [Numbers(0, 30), Numbers(100, 10)], [0.75, 0.25]
+            loaded = training_batches(sources, weights=weights, batch_size=8, seed=0, workers=2)
+            there = take(loaded, 5)
+            state = loaded.get_state()
+            there += take(loaded, 2)
+            loaded.set_state(state)
+            assert take(loaded, 2) == there[5:]
+            loaded.close()
+            assert there == take(mixed(), 7), there
+            print("the same")
+    """
+    script = [sys.executable, "-c", code]
+    ended = subprocess.run(script, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    assert ended.stdout == "the same\n", ended.stderr
+
+
+def test_a_range_is_loaded_by_threads():
+    sources = [Numbers(0, 90), Numbers(100, 100)]
+    loaded = load_range(sources, 80, 170)["image"][:, 0].tolist()
+    assert loaded == [*range(80, 90), *range(100, 180)]

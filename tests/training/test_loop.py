@@ -18,6 +18,7 @@ import scemae_jax
 from scemae_jax.data.pipeline import training_batches
 from scemae_jax.training import loop, metrics, optimizer, sharding
 from scemae_jax.training.checkpoints import Checkpoints, restore_params
+from scemae_jax.training.input import Input
 
 STEPS, DIES_BEFORE, LOG_EVERY, CHECKPOINT_EVERY = 24, 18, 4, 5
 
@@ -30,6 +31,7 @@ from flax.traverse_util import flatten_dict
 from scemae_jax import config as configuration
 from scemae_jax.data.pipeline import training_batches
 from scemae_jax.training import loop, pretrain, sharding
+from scemae_jax.training.input import Input
 
 workdir, steps, dies_before, log_every, checkpoint_every = Path(sys.argv[1]), *map(int, sys.argv[2:])
 
@@ -43,7 +45,7 @@ class Noise:
 class Mortal:
     def __init__(self, batches):
         self.batches, self.asked = batches, 0
-        self.get_state, self.set_state = batches.get_state, batches.set_state
+        self.get_state, self.set_state, self.close = batches.get_state, batches.set_state, batches.close
     def __next__(self):
         self.asked += 1
         if self.asked == dies_before:
@@ -58,8 +60,9 @@ config.pretrain.log_every, config.pretrain.checkpoint_every = log_every, checkpo
 config.pretrain.augment.jitter = 0.2
 architecture = configuration.architecture(config)
 batches = Mortal(training_batches([Noise()], weights=[1.0], batch_size=8, seed=0))
-task = pretrain.task(config, architecture, pretrain.initial_params(architecture, 0), batches, steps)
-mesh = sharding.data_mesh()
+source = Input(batches=batches, batch_size=8)
+task = pretrain.task(config, architecture, pretrain.initial_params(architecture, 0), source, steps)
+mesh = sharding.make_mesh()
 params = loop.fit(task, workdir=workdir, mesh=mesh)
 np.savez(workdir / "params.npz", **{"/".join(path): leaf for path, leaf in flatten_dict(params).items()})
 
@@ -178,8 +181,7 @@ def linear_task(steps=20, log_every=4, checkpoint_every=5, spoilt_at=None, **set
         outputs=("absolute_error",),
         params={"layer": {"kernel": jnp.zeros((3, 1)), "bias": jnp.zeros(1)}},
         constants=jnp.zeros(()),
-        batches=batches,
-        batch_size=8,
+        input=Input(batches=batches, batch_size=8),
         optimizer=optimizer.adamw(config, steps),
         schedule=optimizer.learning_rate(config, steps),
         steps=steps,
@@ -194,7 +196,7 @@ class Spoilt:
 
     def __init__(self, batches, step):
         self.batches, self.left = batches, step
-        self.get_state, self.set_state = batches.get_state, batches.set_state
+        self.get_state, self.set_state, self.close = batches.get_state, batches.set_state, batches.close
 
     def __next__(self):
         self.left -= 1
@@ -208,7 +210,7 @@ def optimiser_config(**changes):
 
 
 def fit(task, workdir, **settings):
-    return loop.fit(task, workdir=workdir, mesh=sharding.data_mesh(), **settings)
+    return loop.fit(task, workdir=workdir, mesh=sharding.make_mesh(), **settings)
 
 
 def test_learns_a_plane(tmp_path):

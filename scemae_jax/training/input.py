@@ -1,0 +1,179 @@
+"""What a training step reads: batches from the host, or images that stay on the devices and the host only numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import psutil
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int, UInt8
+
+from scemae_jax.data import pipeline
+from scemae_jax.data.pipeline import Batches, ExampleSource
+from scemae_jax.data.sources import ImagesOnDisk, in_memory
+from scemae_jax.training import sharding
+
+DEVICE_SHARE, HOST_SHARE = 0.4, 0.5
+"""Of a device's memory, and of the host's free memory, that a dataset may take where `choose_cache` decides."""
+
+
+def _as_it_is(resident: Any, batch: dict[str, Array]) -> dict[str, Array]:
+    return batch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Input:
+    """Where a step's batches come from."""
+
+    batches: Batches
+    """What the host hands over for each step."""
+    batch_size: int
+    """Over all processes."""
+    resident: Any = ()
+    """Arrays that stay on the devices."""
+    read: Callable[[Any, dict[str, Array]], dict[str, Array]] = _as_it_is
+    """(resident, what was handed over) -> the batch that the loss sees; traced."""
+    replicated: bool = False
+    """Whether every process hands over the whole batch (numbers of examples, say) instead of its rows."""
+
+    def put(self, mesh: Mesh, batches: Sequence[dict[str, np.ndarray]]) -> dict[str, Array]:
+        """Hands one batch over to the devices, or several, stacked."""
+        if len(batches) == 1:
+            batch = batches[0]
+        else:
+            batch = {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
+        if self.replicated:
+            return sharding.replicate_batch(mesh, batch)
+        return sharding.shard_batch(mesh, batch, stacked=len(batches) > 1)
+
+
+def choose_cache(asked: str, nbytes: int, mesh: Mesh) -> str:
+    """Where `nbytes` of decoded images are kept: as asked, or ("auto") where they fit, devices first; says where."""
+    if asked != "auto":
+        return asked
+    statistics = mesh.local_devices[0].memory_stats() or {}
+    free = psutil.virtual_memory().available
+    on_device = statistics.get("bytes_limit", free) * DEVICE_SHARE  # a CPU has no limit of its own: it is the host's
+    if nbytes / mesh.size <= on_device:
+        chosen, why = "device", f"divided over {mesh.size} of {mesh.devices.flat[0].platform}"
+    elif nbytes <= free * HOST_SHARE:
+        chosen, why = "host", "too many for the devices"
+    else:
+        chosen, why = "none", f"too many for the devices and for the {free / 2**30:.0f} GiB of memory that are free"
+    if jax.process_index() == 0:
+        print(f"config.data.cache: {chosen} ({nbytes / 2**30:.2f} GiB of decoded images, {why})")
+    return chosen
+
+
+def open_input(
+    images: Sequence[ImagesOnDisk],
+    weights: Sequence[float],
+    *,
+    cache: str,
+    batch_size: int,
+    seed: int,
+    mesh: Mesh,
+    workers: int = 0,
+) -> Input:
+    """Batches of unlabelled images, kept where `choose_cache` says; their order is the same wherever that is.
+
+    Raises:
+      ValueError: a set of images is empty, or the batch does not divide over the processes.
+    """
+    nbytes = sum(len(source) * source[0]["image"].nbytes for source in images if len(source))
+    where = choose_cache(cache, nbytes, mesh)
+    if where == "device":
+        return on_devices(images, weights, batch_size=batch_size, seed=seed, mesh=mesh)
+    sources = [in_memory(source) for source in images] if where == "host" else images
+    # What is in memory needs no other process to decode it.
+    workers = workers if where == "none" else 0
+    return from_host(sources, weights, batch_size=batch_size, seed=seed, mesh=mesh, workers=workers)
+
+
+def from_host(
+    sources: Sequence[ExampleSource],
+    weights: Sequence[float],
+    *,
+    batch_size: int,
+    seed: int,
+    mesh: Mesh,
+    workers: int = 0,
+) -> Input:
+    """Examples are loaded by the host, each process loading the rows of its devices.
+
+    Raises:
+      ValueError: as `pipeline.training_batches`.
+    """
+    part, parts = sharding.process_part(mesh)
+    batches = pipeline.training_batches(
+        sources, weights=weights, batch_size=batch_size, seed=seed, part=part, parts=parts, workers=workers
+    )
+    return Input(batches=batches, batch_size=batch_size)
+
+
+def on_devices(
+    sources: Sequence[ExampleSource], weights: Sequence[float], *, batch_size: int, seed: int, mesh: Mesh
+) -> Input:
+    """Images stay on the devices, divided over them, as uint8; the host hands over their numbers, and steps read them.
+
+    The order is that of `from_host`: training is the same.
+
+    Raises:
+      ValueError: a source is empty.
+    """
+    order = pipeline.index_batches([len(s) for s in sources], weights=weights, batch_size=batch_size, seed=seed)
+    return Input(
+        batches=Batches(order),
+        batch_size=batch_size,
+        resident=_hold(mesh, sources),
+        read=partial(_read_images, mesh),
+        replicated=True,
+    )
+
+
+def _hold(mesh: Mesh, sources: Sequence[ExampleSource]) -> UInt8[Array, "n h w c"]:
+    """All images of the sources, divided over the devices; each process loads those of its own."""
+    count = sum(len(source) for source in sources)
+    rows = -(-count // mesh.size) * mesh.size
+    shape = (rows, *np.shape(sources[0][0]["image"]))
+
+    def load_rows(index: tuple[slice, ...] | None) -> UInt8[np.ndarray, "r h w c"]:
+        assert index is not None
+        first, last, _ = index[0].indices(rows)
+        if last <= count:
+            return pipeline.load_range(sources, first, last)["image"]
+        images = np.zeros((last - first, *shape[1:]), np.uint8)  # padded, so that every device holds as many
+        if first < count:
+            images[: count - first] = pipeline.load_range(sources, first, count)["image"]
+        return images
+
+    return jax.make_array_from_callback(shape, NamedSharding(mesh, sharding.BATCH), load_rows)
+
+
+def _read_images(mesh: Mesh, images: UInt8[Array, "n h w c"], batch: dict[str, Array]) -> dict[str, Array]:
+    """The images of the numbers in a batch, divided over the devices like any batch.
+
+    Each device takes out those it holds, and a sum over all, of which each keeps its own rows, brings them together.
+    """
+    numbers = batch["number"]
+    if mesh.size == 1:
+        return {"image": images[numbers]}
+    if numbers.shape[0] % mesh.size:
+        raise ValueError(f"a batch of {numbers.shape[0]} does not divide over {mesh.size} devices: make it a multiple")
+
+    def of_one_device(held: UInt8[Array, "m h w c"], numbers: Int[Array, "b"]) -> UInt8[Array, "b/d h w c"]:
+        rows = numbers - jax.lax.axis_index(mesh.axis_names) * len(held)
+        here = (rows >= 0) & (rows < len(held))
+        found = jnp.where(here[:, None, None, None], held[jnp.where(here, rows, 0)], 0)
+        return cast(Array, jax.lax.psum_scatter(found, mesh.axis_names, tiled=True))
+
+    exchange = jax.shard_map(
+        of_one_device, mesh=mesh, in_specs=(sharding.BATCH, PartitionSpec()), out_specs=sharding.BATCH
+    )
+    return {"image": exchange(images, numbers)}
