@@ -114,7 +114,7 @@ else
   training+=(--minutes $(($(left) / 60)) --sizes "$(cut -d' ' -f1,2 <<<"$sizes")")
 fi
 ended=0
-"${training[@]}" "$@" &
+"${training[@]}" -- "$@" &
 running=$!
 wait "$running" || ended=$?
 [ "$ended" -eq 0 ] || failed "$ended" 'training: ended early'

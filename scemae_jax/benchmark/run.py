@@ -83,7 +83,7 @@ def begin(settings: Settings, output: Path | None) -> dict[str, Any]:
 
 def run_suites(names: Sequence[str], settings: Settings, output: Path | None, plot: Path | None) -> dict[str, Any]:
     """Runs the suites that the file does not have yet, prints each and writes all of them."""
-    results, console = begin(settings, output), Console(width=None if sys.stdout.isatty() else 150)
+    results, console = begin(settings, output), Console(width=None if sys.stdout.isatty() else 170)
     there = results["environment"]
     console.print(
         f"{there['devices']} x {there['device']}, {there['cores']} cores; {settings.encoder}, {settings.dtype}; "
