@@ -70,7 +70,8 @@ def dry_run(experiment: stages.Experiment) -> None:
             f"{name}: batch {batch.dtype}{list(batch.shape)} -> views {views.dtype}{list(views.shape)}, {steps} steps, "
             f"{steps * stage.batch_size:,} images seen"
         )
-    print(f"stages: {', '.join(config.stages)}; devices: {jax.device_count()} {jax.default_backend()}")
+    axes = ", ".join(f"{name}={size}" for name, size in experiment.mesh.shape.items())
+    print(f"stages: {', '.join(config.stages)}; devices: {jax.device_count()} {jax.default_backend()} ({axes})")
 
 
 def main(argv: Sequence[str]) -> None:
