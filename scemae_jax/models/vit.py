@@ -15,6 +15,8 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
+from scemae_jax.ops.attention import attention
+
 LAYER_NORM_EPSILON = 1e-6
 
 Positions = Literal["sincos", "learned"]
@@ -138,12 +140,13 @@ class Attention(nn.Module):
         b, t, width = tokens.shape
         if width % self.num_heads:
             raise ValueError(f"a width of {width} does not divide into {self.num_heads} heads")
-        qkv = dense(3 * width, "qkv", self.dtype)(tokens).reshape(b, t, 3, self.num_heads, width // self.num_heads)
-        query, key, value = qkv[:, :, 0] / np.sqrt(qkv.shape[-1]), qkv[:, :, 1], qkv[:, :, 2]
-        logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
-        attention = nn.softmax(logits).astype(self.dtype)
-        attended = jnp.einsum("bhqk,bkhd->bqhd", attention, value).reshape(b, t, width)
-        return dense(width, "out", self.dtype)(attended), logits[:, :, 0]
+        qkv = jnp.split(dense(3 * width, "qkv", self.dtype)(tokens), 3, axis=-1)
+        query, key, value = (x.reshape(b, t, self.num_heads, width // self.num_heads) for x in qkv)
+        attended = attention(query, key, value).reshape(b, t, width)
+        # Apart from the attention, so that they cost nothing where nobody reads them.
+        cls_query = query[:, 0] / np.sqrt(query.shape[-1])
+        cls_logits = jnp.einsum("bhd,bkhd->bhk", cls_query, key, preferred_element_type=jnp.float32)
+        return dense(width, "out", self.dtype)(attended), cls_logits
 
 
 class Block(nn.Module):
