@@ -7,9 +7,11 @@ or a learned table (ViT, DeiT).
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, overload
+from collections.abc import Sequence
+from typing import Any, Literal, cast, overload
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
@@ -168,6 +170,44 @@ class Block(nn.Module):
         return tokens + dense(width, "mlp_out", self.dtype)(nn.gelu(hidden, approximate=False)), cls_logits
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerLoop:
+    """How layers are run one after the other; what comes out is the same."""
+
+    scan: bool = False
+    """As one loop over their stacked weights, compiled once however many layers there are."""
+    remat: bool = False
+    """Keep nothing but each layer's input for the backward pass, and compute the rest again: less memory, more time."""
+
+    def run(
+        self, blocks: Sequence[Block], tokens: Float[Array, "b t d"]
+    ) -> tuple[Float[Array, "b t d"], Float[Array, "b h t"]]:
+        """The tokens after all blocks, and the CLS query's logits of the last."""
+        first = blocks[0]
+        if first.is_initializing() or self == LayerLoop():
+            *before, final = blocks
+            for block in before:
+                tokens, _ = block(tokens)
+            return final(tokens)
+
+        template = first.clone(parent=None)
+        weights = [block.variables["params"] for block in blocks]
+
+        def layer(tokens: Array, params: Any) -> tuple[Array, Array]:
+            return cast(tuple[Array, Array], template.apply({"params": params}, tokens))
+
+        layer = jax.checkpoint(layer) if self.remat else layer
+        if self.scan:
+            tokens, cls_logits = jax.lax.scan(layer, tokens, jax.tree.map(lambda *leaves: jnp.stack(leaves), *weights))
+            return tokens, cls_logits[-1]
+        for params in weights[:-1]:
+            tokens, _ = layer(tokens, params)
+        return layer(tokens, weights[-1])
+
+
+ONE_BY_ONE = LayerLoop()
+
+
 class ViT(nn.Module):
     """A ViT encoder without a head. Use `embed`, `layers` and `normalise` to run a part of it."""
 
@@ -181,6 +221,7 @@ class ViT(nn.Module):
     """With "learned", `embed` adds the parameter `position_code` `[1, 1 + N, D]`, CLS first."""
     grid: tuple[int, int] = (12, 12)
     """Rows and columns of patches that a learned table is for; the sin-cos code takes any."""
+    layer_loop: LayerLoop = ONE_BY_ONE
 
     def setup(self) -> None:
         self.patch_projection = dense(self.width, dtype=self.dtype)
@@ -230,10 +271,7 @@ class ViT(nn.Module):
         """
         if not 1 <= first <= last <= self.depth:
             raise ValueError(f"layers {first} to {last} asked of an encoder that has layers 1 to {self.depth}")
-        *before, final = self.blocks[first - 1 : last]
-        for block in before:
-            tokens, _ = block(tokens)
-        return final(tokens)
+        return self.layer_loop.run(self.blocks[first - 1 : last], tokens)
 
     def normalise(self, tokens: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         """The last LayerNorm, which the features come from."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +17,16 @@ CUDNN_HEAD_DIM = 128
 """Widest head that cuDNN's flash attention takes on every GPU that has it; it must be a multiple of 8 as well."""
 
 
-def implementation_for(backend: str, dtype: DTypeLike, head_dim: int) -> Implementation:
-    """`"cudnn"` (flash attention) where a GPU computes in half precision and the heads fit it, else `"xla"`.
+def implementation_for(device: Any, dtype: DTypeLike, head_dim: int) -> Implementation:
+    """`"cudnn"` (flash attention) on NVIDIA GPUs from Ampere on, in half precision with heads that fit; else `"xla"`.
 
     cuDNN takes any number of tokens as long as there is no bias, and there is none here.
     """
     half = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
     fits = head_dim <= CUDNN_HEAD_DIM and head_dim % 8 == 0
-    return "cudnn" if backend in ("gpu", "cuda") and half and fits else "xla"
+    capability = re.fullmatch(r"(\d+)\.\d+", str(getattr(device, "compute_capability", "")))  # AMD's have letters
+    ampere = device.platform == "gpu" and capability is not None and int(capability[1]) >= 8
+    return "cudnn" if ampere and half and fits else "xla"
 
 
 def attention(
@@ -39,11 +42,11 @@ def attention(
       query: of each of `t` tokens and `h` heads.
       key: of the `s` tokens that are attended to.
       value: of the same tokens.
-      implementation: `"xla"` or `"cudnn"`; None for `implementation_for` the default backend.
+      implementation: `"xla"` or `"cudnn"`; None for `implementation_for` the default device.
     """
     head_dim = query.shape[-1]
     if implementation is None:
-        implementation = implementation_for(jax.default_backend(), query.dtype, head_dim)
+        implementation = implementation_for(jax.local_devices()[0], query.dtype, head_dim)
     if implementation == "cudnn":
         return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
     # Heads before tokens: with batch dimensions that do not lead, XLA's CPU matmuls copy each operand both ways.

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,26 +36,32 @@ def test_half_precision_keeps_its_type_and_is_near_float32():
     np.testing.assert_allclose(half.astype(np.float32), attention(*inputs), atol=0.02)
 
 
+def gpu(capability):
+    return SimpleNamespace(platform="gpu", compute_capability=capability)
+
+
 @pytest.mark.parametrize(
-    ("backend", "dtype", "head_dim", "expected"),
+    ("device", "dtype", "head_dim", "expected"),
     [
-        ("gpu", jnp.bfloat16, 64, "cudnn"),
-        ("cuda", np.float16, 128, "cudnn"),
-        ("gpu", np.float32, 64, "xla"),
-        ("gpu", jnp.bfloat16, 136, "xla"),
-        ("gpu", jnp.bfloat16, 20, "xla"),
-        ("rocm", jnp.bfloat16, 64, "xla"),
-        ("tpu", jnp.bfloat16, 64, "xla"),
-        ("cpu", jnp.bfloat16, 64, "xla"),
+        (gpu("9.0"), jnp.bfloat16, 64, "cudnn"),
+        (gpu("8.0"), np.float16, 128, "cudnn"),
+        (gpu("10.0"), jnp.bfloat16, 64, "cudnn"),
+        (gpu("9.0"), np.float32, 64, "xla"),
+        (gpu("9.0"), jnp.bfloat16, 136, "xla"),
+        (gpu("9.0"), jnp.bfloat16, 20, "xla"),
+        (gpu("7.5"), np.float16, 64, "xla"),
+        (gpu("gfx90a"), jnp.bfloat16, 64, "xla"),
+        (SimpleNamespace(platform="tpu"), jnp.bfloat16, 64, "xla"),
+        (SimpleNamespace(platform="cpu"), jnp.bfloat16, 64, "xla"),
     ],
 )
-def test_cudnn_is_chosen_where_it_can_run(backend, dtype, head_dim, expected):
-    assert implementation_for(backend, dtype, head_dim) == expected
+def test_cudnn_is_chosen_where_it_can_run(device, dtype, head_dim, expected):
+    assert implementation_for(device, dtype, head_dim) == expected
 
 
-def test_choice_follows_the_backend_unless_told(monkeypatch):
+def test_choice_follows_the_device_unless_told(monkeypatch):
     asked = []
-    monkeypatch.setattr(module.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(module.jax, "local_devices", lambda: [gpu("9.0")])
     monkeypatch.setattr(
         module.jax.nn, "dot_product_attention", lambda q, k, v, implementation: asked.append(implementation) or q
     )
