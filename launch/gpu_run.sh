@@ -118,7 +118,7 @@ failed() { # exit status, what happened; an error counts more than a lack of tim
   [ "$status" -ne 0 ] && [ "$status" -ne 75 ] || status=$1
 }
 
-# shellcheck disable=SC2317 # a trap calls it
+# shellcheck disable=SC2317,SC2329 # a trap calls it
 stop() {
   trap '' TERM INT HUP
   [ -z "$training" ] || { kill "$training"; wait "$training"; } 2>/dev/null || true

@@ -21,7 +21,10 @@ ON_REQUEST = ("few_shot", "represent")
 """Stages that run only where `config.stages` names them: they take long, and no other stage needs them."""
 
 CACHES = ("auto", "device", "host", "none")
-HOW = ("stages", "mesh", "data.cache", "data.workers", "pretrain.steps_per_dispatch", "refine.steps_per_dispatch")
+HOW = (
+    "stages", "mesh", "data.cache", "data.workers", "pretrain.steps_per_dispatch", "refine.steps_per_dispatch",
+    "pretrain.scan_layers", "pretrain.remat",
+)  # fmt: skip
 """Fields that say what to run now and on what, not what is to come of it: a run goes on with others of them."""
 
 PAPER_ENCODERS = {"t8": "T/8", "s8": "S/8", "b8": "B/8"}
@@ -76,6 +79,8 @@ def default() -> Config:
     model.projector_normalise = True
 
     config.pretrain = stage = _training(batch_size=512, learning_rate=3e-4, betas=(0.9, 0.95), warmup=0.1)
+    stage.scan_layers = False  # layers as one loop, compiled once: a network of many layers compiles sooner
+    stage.remat = False  # compute layers again in the backward pass instead of keeping what they computed: less memory
     stage.epochs = 400.0
     stage.steps = 0  # counts instead of epochs if positive
 

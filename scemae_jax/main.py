@@ -12,7 +12,8 @@ Every field of the config can be set so; scemae_jax/config.py says what each mea
 of several machines) run the same command with --distributed, or with --coordinator, --num_processes and --process_id
 where nothing else tells them; launch/ has scripts that do it.
 
-Exit status: 0 done, 1 error, 75 stopped at --stop_after_minutes and 85 stopped by SIGTERM, both with everything saved.
+Exit status: 0 done, 1 error, 75 stopped at --stop_after_minutes and 85 stopped by SIGTERM, both with everything saved;
+85 also where another process of the run was lost.
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ def dry_run(experiment: stages.Experiment) -> None:
             f"{name}: batch {batch.dtype}{list(batch.shape)} -> views {views.dtype}{list(views.shape)}, {steps} steps, "
             f"{steps * stage.batch_size:,} images seen"
         )
-    print(f"stages: {', '.join(config.stages)}; devices: {jax.device_count()} {jax.default_backend()}")
+    axes = ", ".join(f"{name}={size}" for name, size in experiment.mesh.shape.items())
+    print(f"stages: {', '.join(config.stages)}; devices: {jax.device_count()} {jax.default_backend()} ({axes})")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -94,6 +96,11 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(STOPPED_EARLY)
     except processes.Interrupted as interrupted:
         print(interrupted)
+        sys.exit(PREEMPTED)
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        print(f"{error}\nanother process may be lost; run the same command to go on from the last checkpoint")
         sys.exit(PREEMPTED)
     except (DatasetError, ValueError, FileNotFoundError, loop.NonFiniteLossError) as error:
         logging.debug("where it happened", exc_info=True)

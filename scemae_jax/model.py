@@ -61,7 +61,7 @@ class Architecture:
             images = images.astype(jnp.float32) / 255.0
         return (images - jnp.array(self.mean)) / jnp.array(self.std)
 
-    def build_encoder(self) -> vit.ViT:
+    def build_encoder(self, layer_loop: vit.LayerLoop = vit.ONE_BY_ONE) -> vit.ViT:
         v, side = self.variant, WINDOW // self.variant.patch_size
         return vit.ViT(
             v.width,
@@ -71,11 +71,13 @@ class Architecture:
             dtype=jnp.dtype(self.dtype),
             positions=self.positions,
             grid=(side, side),
+            layer_loop=layer_loop,
         )
 
-    def build_mae(self) -> mae.MaskedAutoencoder:
+    def build_mae(self, layer_loop: vit.LayerLoop = vit.ONE_BY_ONE) -> mae.MaskedAutoencoder:
+        """`layer_loop` is of the encoder's and the decoder's layers."""
         return mae.MaskedAutoencoder(
-            self.build_encoder(),
+            self.build_encoder(layer_loop),
             self.decoder_width,
             self.decoder_depth,
             self.decoder_heads,

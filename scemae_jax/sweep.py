@@ -40,10 +40,10 @@ from scemae_jax import config as configuration
 from scemae_jax import stages
 from scemae_jax.config import Config
 from scemae_jax.export import save_model
-from scemae_jax.main import CONFIG, DRY_RUN, STOP_AFTER, STOPPED_EARLY, WORKDIR
+from scemae_jax.main import CONFIG, DRY_RUN, PREEMPTED, STOP_AFTER, STOPPED_EARLY, WORKDIR
 from scemae_jax.report import figures
 from scemae_jax.report.table import matching_forms
-from scemae_jax.training import loop
+from scemae_jax.training import loop, processes
 
 SWEEP = flags.DEFINE_string("sweep", None, "The points to run: a file in configs/sweeps/.")
 SEEDS = flags.DEFINE_list("seeds", None, "Seeds, as in 0,1,2, instead of those of the sweep file.")
@@ -211,7 +211,7 @@ def run_sweep(config: Config, sweep: Sweep, workdir: Path, stop_at: float | None
                     broken[run.stage1_workdir] = error
                     raise
             stages.run_all(stages.Experiment(run.config, run.workdir, stop_at))
-        except loop.OutOfTime:
+        except (loop.OutOfTime, processes.Interrupted):
             raise
         except Exception as error:  # whatever it is, the other points may do
             logging.debug("where it happened", exc_info=True)
@@ -432,6 +432,7 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"not understood: {' '.join(argv[1:])}; fields of the config are set with --config.a.b=v")
     stop_at = None if STOP_AFTER.value is None else time.monotonic() + 60 * STOP_AFTER.value
     config, workdir = CONFIG.value, Path(str(WORKDIR.value))  # `run` marks them as required
+    processes.handle_sigterm()
     try:
         sweep = load_sweep(Path(str(SWEEP.value)))
         if SEEDS.value is not None:
@@ -448,6 +449,9 @@ def main(argv: Sequence[str]) -> None:
     except loop.OutOfTime as stopped:
         print(stopped)
         sys.exit(STOPPED_EARLY)
+    except processes.Interrupted as interrupted:
+        print(interrupted)
+        sys.exit(PREEMPTED)
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

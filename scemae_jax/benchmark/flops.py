@@ -55,11 +55,11 @@ def decoder(architecture: Architecture, visible: int) -> int:
     )
 
 
-def projector(architecture: Architecture, tokens: int, inputs: int | None = None) -> int:
-    """The projector, forward; its tokens are as wide as the encoder's unless `inputs` says how wide."""
-    inputs = inputs or architecture.variant.width
-    hidden = linear(tokens, inputs, inputs) if architecture.projector_hidden else 0
-    return hidden + linear(tokens, inputs, architecture.projection)
+def projector(architecture: Architecture, tokens: int) -> int:
+    """The projector, forward."""
+    width = architecture.variant.width
+    hidden = linear(tokens, width, width) if architecture.projector_hidden else 0
+    return hidden + linear(tokens, width, architecture.projection)
 
 
 def clustering(tokens: int, width: int) -> int:
@@ -89,10 +89,16 @@ def refine_step(architecture: Architecture) -> int:
     return before + clusters + after + TRAINING * projector(architecture, kept)
 
 
-def refine_all_tokens(architecture: Architecture, inputs: int | None = None) -> int:
-    """Of an image where all tokens go through the encoder and the projector (`inputs` as in `projector`)."""
+def refine_all_tokens(architecture: Architecture) -> int:
+    """Of an image in a step of `alternatives.all_tokens_loss`."""
     n = num_patches(architecture)
-    return encoder(architecture, n) + TRAINING * projector(architecture, n, inputs)
+    return encoder(architecture, n) + TRAINING * projector(architecture, n)
+
+
+def refine_hypercolumns(architecture: Architecture) -> int:
+    """Of an image in a step of `alternatives.hypercolumn_loss`."""
+    n, v = num_patches(architecture), architecture.variant
+    return encoder(architecture, n) + TRAINING * linear(n, v.depth * v.width, architecture.projection)
 
 
 def features(architecture: Architecture, stride: int, *, projected: bool) -> int:

@@ -131,11 +131,12 @@ def clustering(settings: Settings, width: int) -> Contender:
     """Density peaks of many images at once."""
     held = prepare()
     tokens = torch.randn(settings.cluster_batch, settings.cluster_tokens, width, device=device())
-    clusters = settings.config.model.num_clusters
+    model = settings.config.model
 
     @torch.inference_mode()
     def cluster() -> None:
-        peer_clustering.density_peaks(tokens, clusters)
+        with device():  # what is made on the way is made there
+            peer_clustering.density_peaks(tokens, model.num_clusters, density=model.density)
 
     return _contender(
         f"density peaks, {settings.cluster_tokens} x {width}, torch eager",

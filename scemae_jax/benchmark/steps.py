@@ -9,9 +9,11 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from jaxtyping import Array, Float, Num
 
+from scemae_jax.benchmark import alternatives
 from scemae_jax.benchmark.measure import Contender, compile_program
 from scemae_jax.benchmark.settings import Settings
 from scemae_jax.data.sources import ImagesInMemory
@@ -119,3 +121,23 @@ def without_augmentation(task: loop.Task, settings: Settings) -> loop.Task:
     views = ImagesInMemory(normalised_views(settings, batch_size))
     source = from_host([views], [1.0], batch_size=batch_size, seed=0, mesh=settings.mesh)
     return dataclasses.replace(task, loss=loss, input=source)
+
+
+def with_loss(task: loop.Task, settings: Settings, loss_of_images: Callable[..., Array]) -> loop.Task:
+    """Stage 2 on the same crops with one of the losses of `alternatives`."""
+    architecture, stage = settings.architecture, settings.config.refine
+    augmentation = ml_collections.FrozenConfigDict(stage.augment)
+    terms = {"temperature": stage.temperature, "repellence": tuple(stage.repellence)}
+
+    def loss(params: Any, encoder: Any, batch: dict[str, Array], key: Array) -> tuple[Array, dict]:
+        views, _ = pretrain.random_views(key, batch["image"], augmentation)
+        return loss_of_images(params, encoder, architecture.normalise(views), architecture, **terms), {}
+
+    return dataclasses.replace(task, loss=loss, outputs=())
+
+
+def with_hypercolumns(task: loop.Task, architecture: Architecture) -> loop.Task:
+    """Stage 2 with random weights of the projector that `alternatives.hypercolumn_loss` needs."""
+    columns = jnp.zeros((1, architecture.variant.depth * architecture.variant.width))
+    projector = alternatives.hypercolumn_projector(architecture)
+    return dataclasses.replace(task, params=projector.init(jax.random.key(0), columns)["params"])

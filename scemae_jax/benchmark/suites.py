@@ -20,6 +20,8 @@ from scemae_jax.benchmark.steps import (
     pretrain_task,
     random_weights,
     refine_task,
+    with_hypercolumns,
+    with_loss,
     without_augmentation,
 )
 from scemae_jax.model import Model, Which
@@ -54,16 +56,15 @@ def refinement(settings: Settings) -> list[Row]:
     """Stage 2's step as it is trained, with all tokens, with hypercolumns; clustering alone, a share of the first."""
     config, architecture = settings.config, settings.architecture
     task = refine_task(settings, held_on_devices(settings, config.refine.batch_size))
-    hypercolumn = alternatives.HYPERCOLUMN_LAYERS * architecture.variant.width
     tasks = {
         "stage 2": (task, flops.refine_step(architecture)),
         "stage 2, all tokens": (
-            alternatives.all_tokens(task, config, architecture),
+            with_loss(task, settings, alternatives.all_tokens_loss),
             flops.refine_all_tokens(architecture),
         ),
         "stage 2, hypercolumns": (
-            alternatives.hypercolumns(task, config, architecture),
-            flops.refine_all_tokens(architecture, hypercolumn),
+            with_loss(with_hypercolumns(task, architecture), settings, alternatives.hypercolumn_loss),
+            flops.refine_hypercolumns(architecture),
         ),
     }
     contenders = []

@@ -56,6 +56,7 @@ class Decoder(nn.Module):
     num_heads: int
     patch_values: int
     dtype: DTypeLike = jnp.float32
+    layer_loop: vit.LayerLoop = vit.ONE_BY_ONE
 
     @nn.compact
     def __call__(self, tokens: Float[Array, "b 1+k d"], restore: Int[Array, "b n"], rows: int) -> Float[Array, "b n p"]:
@@ -68,8 +69,8 @@ class Decoder(nn.Module):
         patches = jnp.take_along_axis(shuffled, restore[..., None], axis=1)
         positions = vit.sincos_position_code(self.width, rows, n // rows)
         tokens = jnp.concatenate([tokens[:, :1], patches + jnp.asarray(positions, self.dtype)], axis=1)
-        for layer in range(self.depth):
-            tokens, _ = vit.Block(self.num_heads, dtype=self.dtype, name=f"blocks_{layer}")(tokens)
+        blocks = [vit.Block(self.num_heads, dtype=self.dtype, name=f"blocks_{layer}") for layer in range(self.depth)]
+        tokens, _ = self.layer_loop.run(blocks, tokens)
         tokens = vit.layer_norm("norm", self.dtype)(tokens)
         return vit.dense(self.patch_values, "pixels", self.dtype)(tokens[:, 1:])
 
@@ -108,6 +109,7 @@ class MaskedAutoencoder(nn.Module):
             self.decoder_heads,
             target.shape[-1],
             self.dtype,
+            self.encoder.layer_loop,
             name="decoder",
         )
         reconstruction = decoder(tokens, masking.restore, images.shape[1] // patch_size).astype(jnp.float32)

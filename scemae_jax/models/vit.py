@@ -7,13 +7,17 @@ or a learned table (ViT, DeiT).
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, overload
+from collections.abc import Sequence
+from typing import Any, Literal, cast, overload
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
+
+from scemae_jax.ops.attention import attention
 
 LAYER_NORM_EPSILON = 1e-6
 
@@ -138,12 +142,13 @@ class Attention(nn.Module):
         b, t, width = tokens.shape
         if width % self.num_heads:
             raise ValueError(f"a width of {width} does not divide into {self.num_heads} heads")
-        qkv = dense(3 * width, "qkv", self.dtype)(tokens).reshape(b, t, 3, self.num_heads, width // self.num_heads)
-        query, key, value = qkv[:, :, 0] / np.sqrt(qkv.shape[-1]), qkv[:, :, 1], qkv[:, :, 2]
-        logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
-        attention = nn.softmax(logits).astype(self.dtype)
-        attended = jnp.einsum("bhqk,bkhd->bqhd", attention, value).reshape(b, t, width)
-        return dense(width, "out", self.dtype)(attended), logits[:, :, 0]
+        qkv = jnp.split(dense(3 * width, "qkv", self.dtype)(tokens), 3, axis=-1)
+        query, key, value = (x.reshape(b, t, self.num_heads, width // self.num_heads) for x in qkv)
+        attended = attention(query, key, value).reshape(b, t, width)
+        # Apart from the attention, so that they cost nothing where nobody reads them.
+        cls_query = query[:, 0] / np.sqrt(query.shape[-1])
+        cls_logits = jnp.einsum("bhd,bkhd->bhk", cls_query, key, preferred_element_type=jnp.float32)
+        return dense(width, "out", self.dtype)(attended), cls_logits
 
 
 class Block(nn.Module):
@@ -165,6 +170,44 @@ class Block(nn.Module):
         return tokens + dense(width, "mlp_out", self.dtype)(nn.gelu(hidden, approximate=False)), cls_logits
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerLoop:
+    """How layers are run one after the other; what comes out is the same."""
+
+    scan: bool = False
+    """As one loop over their stacked weights, compiled once however many layers there are."""
+    remat: bool = False
+    """Keep nothing but each layer's input for the backward pass, and compute the rest again: less memory, more time."""
+
+    def run(
+        self, blocks: Sequence[Block], tokens: Float[Array, "b t d"]
+    ) -> tuple[Float[Array, "b t d"], Float[Array, "b h t"]]:
+        """The tokens after all blocks, and the CLS query's logits of the last."""
+        first = blocks[0]
+        if first.is_initializing() or self == LayerLoop():
+            *before, final = blocks
+            for block in before:
+                tokens, _ = block(tokens)
+            return final(tokens)
+
+        template = first.clone(parent=None)
+        weights = [block.variables["params"] for block in blocks]
+
+        def layer(tokens: Array, params: Any) -> tuple[Array, Array]:
+            return cast(tuple[Array, Array], template.apply({"params": params}, tokens))
+
+        layer = jax.checkpoint(layer) if self.remat else layer
+        if self.scan:
+            tokens, cls_logits = jax.lax.scan(layer, tokens, jax.tree.map(lambda *leaves: jnp.stack(leaves), *weights))
+            return tokens, cls_logits[-1]
+        for params in weights[:-1]:
+            tokens, _ = layer(tokens, params)
+        return layer(tokens, weights[-1])
+
+
+ONE_BY_ONE = LayerLoop()
+
+
 class ViT(nn.Module):
     """A ViT encoder without a head. Use `embed`, `layers` and `normalise` to run a part of it."""
 
@@ -178,6 +221,7 @@ class ViT(nn.Module):
     """With "learned", `embed` adds the parameter `position_code` `[1, 1 + N, D]`, CLS first."""
     grid: tuple[int, int] = (12, 12)
     """Rows and columns of patches that a learned table is for; the sin-cos code takes any."""
+    layer_loop: LayerLoop = ONE_BY_ONE
 
     def setup(self) -> None:
         self.patch_projection = dense(self.width, dtype=self.dtype)
@@ -227,10 +271,7 @@ class ViT(nn.Module):
         """
         if not 1 <= first <= last <= self.depth:
             raise ValueError(f"layers {first} to {last} asked of an encoder that has layers 1 to {self.depth}")
-        *before, final = self.blocks[first - 1 : last]
-        for block in before:
-            tokens, _ = block(tokens)
-        return final(tokens)
+        return self.layer_loop.run(self.blocks[first - 1 : last], tokens)
 
     def normalise(self, tokens: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         """The last LayerNorm, which the features come from."""

@@ -4,6 +4,7 @@ SCE-MAE (CVPR 2024, section 3.2) stands for the inattentive tokens of an image b
 centre is a token that is dense and far from every denser token.
 """
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 import jax
@@ -11,6 +12,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 Density = Literal["log", "scaled", "knn"]
+
+UNTILED = 1024
+"""So many tokens are taken at once: a batch of distances of more would fill the memory."""
+TILE = 128
 
 
 class DensityPeaks(NamedTuple):
@@ -40,6 +45,7 @@ def density_peaks(
     valid: Bool[Array, " n"] | None = None,
     density: Density = "knn",
     neighbours: int = 5,
+    tile: int | None = None,
 ) -> DensityPeaks:
     """Finds `num_clusters` density peaks among the tokens of one image; `jax.vmap` it over images.
 
@@ -66,9 +72,11 @@ def density_peaks(
         empty. With no valid token the result has no meaning (but indices stay in range).
       density: the form of the density, see above.
       neighbours: how many neighbours `"knn"` looks at; fewer where there are fewer.
+      tile: how many tokens have their distances to all others in memory at a time, the distances being computed
+        twice; None takes all at once up to 1024 tokens, and 128 beyond. The result is the same.
 
     Raises:
-      ValueError: `num_clusters` is not within 1..n, `neighbours` is below 1, or `density` is unknown.
+      ValueError: `num_clusters` is not within 1..n, `neighbours` or `tile` is below 1, or `density` is unknown.
     """
     n, width = tokens.shape
     if not 1 <= num_clusters <= n:
@@ -77,58 +85,83 @@ def density_peaks(
         raise ValueError(f"density is {density!r}: choose one of {', '.join(get_args(Density))}")
     if neighbours < 1:
         raise ValueError(f"neighbours is {neighbours}: choose 1 or more")
+    if tile is not None and tile < 1:
+        raise ValueError(f"tile is {tile}: choose 1 or more tokens")
 
     valid = jnp.ones(n, bool) if valid is None else valid
-    squared = _squared_distances(tokens, valid)
-    if density == "knn":
-        log_density = -_mean_of_nearest(squared, valid, neighbours) / width
-    else:
-        log_density = -jnp.sum(squared, axis=1, where=valid)
-        if density == "scaled":
-            log_density /= width * jnp.maximum(jnp.sum(valid), 1)
-    log_density = jnp.where(valid, log_density, -jnp.inf)
-
+    tokens, norms = _centred(tokens, valid)
     index = jnp.arange(n)
-    ties = (log_density == log_density[:, None]) & (index < index[:, None])
-    denser = (log_density > log_density[:, None]) | ties
-    to_denser = jnp.min(squared, axis=1, where=denser, initial=jnp.inf)
-    to_farthest = jnp.max(squared, axis=1, where=valid, initial=0.0)
-    delta = jnp.sqrt(jnp.where(denser.any(axis=1), to_denser, to_farthest))
-    delta = jnp.where(valid, delta, 0.0)
+    tiles = _tiles(n, tile)
+
+    def log_density_of(rows: Int[Array, " r"]) -> Float[Array, " r"]:
+        squared = _squared_distances(tokens, norms, rows)
+        if density == "knn":
+            others = jnp.where(valid & (index != rows[:, None]), squared, jnp.inf)
+            return -_mean_of_lowest(others, neighbours) / width
+        total = -jnp.sum(squared, axis=1, where=valid)
+        return total / (width * jnp.maximum(jnp.sum(valid), 1)) if density == "scaled" else total
+
+    log_density = jnp.where(valid, _over(tiles, log_density_of, n), -jnp.inf)
+
+    def delta_of(rows: Int[Array, " r"]) -> Float[Array, " r"]:
+        squared, own = _squared_distances(tokens, norms, rows), log_density[rows, None]
+        denser = (log_density > own) | ((log_density == own) & (index < rows[:, None]))
+        to_denser = jnp.min(squared, axis=1, where=denser, initial=jnp.inf)
+        to_farthest = jnp.max(squared, axis=1, where=valid, initial=0.0)
+        return jnp.sqrt(jnp.where(denser.any(axis=1), to_denser, to_farthest))
+
+    delta = jnp.where(valid, _over(tiles, delta_of, n), 0.0)
 
     score = jnp.where(delta > 0, log_density + jnp.log(delta), jnp.finfo(delta.dtype).min)
     score = jnp.where(valid, score, -jnp.inf)
     _, centers = jax.lax.top_k(score, num_clusters)  # stable: among equals the lower index
     centers = jnp.where(valid[centers], centers, centers[0])
 
-    to_centers = squared[centers]  # [k, n]
+    to_centers = _squared_distances(tokens, norms, centers)  # [k, n]
     to_centers = jnp.where(centers[:, None] == index, -1.0, to_centers)
     assignment = jnp.argmin(to_centers, axis=0).astype(jnp.int32)
     return DensityPeaks(centers, assignment, log_density, delta, score)
 
 
-def _squared_distances(tokens: Float[Array, "n d"], valid: Bool[Array, " n"]) -> Float[Array, "n n"]:
-    """Squared Euclidean distances by one matrix product, in float32 or better.
+def _tiles(n: int, tile: int | None) -> Int[Array, "tiles r"]:
+    """The tokens' indices cut into tiles; the last one may repeat the last token."""
+    if tile is None:
+        tile = n if n <= UNTILED else TILE
+    count = -(-n // tile)
+    return jnp.minimum(jnp.arange(count * tile), n - 1).reshape(count, tile)
+
+
+def _over(tiles: Int[Array, "tiles r"], form: Callable[[Array], Array], n: int) -> Float[Array, " n"]:
+    """`form` of every token, one tile at a time."""
+    if len(tiles) == 1:
+        return form(jnp.arange(n))
+    return jax.lax.map(form, tiles).reshape(-1)[:n]
+
+
+def _centred(tokens: Float[Array, "n d"], valid: Bool[Array, " n"]) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
+    """Tokens less their mean, in float32 or better, and their squared norms."""
+    tokens = tokens.astype(jnp.promote_types(tokens.dtype, jnp.float32))
+    mean = jnp.sum(tokens, axis=0, where=valid[:, None]) / jnp.maximum(jnp.sum(valid), 1)
+    tokens = tokens - mean
+    return tokens, jnp.sum(tokens**2, axis=1)
+
+
+def _squared_distances(
+    tokens: Float[Array, "n d"], norms: Float[Array, " n"], rows: Int[Array, " r"]
+) -> Float[Array, "r n"]:
+    """Squared Euclidean distances of some tokens to all of them, by one matrix product.
 
     `|a|^2 + |b|^2 - 2ab` cancels where tokens lie close together but far from the origin, so they are centred
     first; what is left below the rounding error is 0, so that duplicates have no distance.
     """
-    tokens = tokens.astype(jnp.promote_types(tokens.dtype, jnp.float32))
-    mean = jnp.sum(tokens, axis=0, where=valid[:, None]) / jnp.maximum(jnp.sum(valid), 1)
-    tokens = tokens - mean
-    gram = jnp.matmul(tokens, tokens.T, precision=jax.lax.Precision.HIGHEST)
-    norms = jnp.diagonal(gram)
-    norms = norms + norms[:, None]
-    squared = norms - 2 * gram
-    return jnp.where(squared > 16 * jnp.finfo(squared.dtype).eps * norms, squared, 0.0)
+    product = jnp.matmul(tokens[rows], tokens.T, precision=jax.lax.Precision.HIGHEST)
+    sums = norms[rows, None] + norms
+    squared = sums - 2 * product
+    return jnp.where(squared > 16 * jnp.finfo(squared.dtype).eps * sums, squared, 0.0)
 
 
-def _mean_of_nearest(squared: Float[Array, "n n"], valid: Bool[Array, " n"], neighbours: int) -> Float[Array, " n"]:
-    """Mean squared distance of each token to its nearest valid others."""
-    n = len(valid)
-    if n == 1:
-        return jnp.zeros(1, squared.dtype)
-    others = jnp.where(valid & ~jnp.eye(n, dtype=bool), squared, jnp.inf)
-    nearest = -jax.lax.top_k(-others, min(neighbours, n - 1))[0]
-    found = jnp.isfinite(nearest)
-    return jnp.sum(nearest, axis=1, where=found) / jnp.maximum(jnp.sum(found, axis=1), 1)
+def _mean_of_lowest(values: Float[Array, "r n"], count: int) -> Float[Array, " r"]:
+    """Mean of the `count` lowest finite numbers of each row, or of as many as there are."""
+    lowest = -jax.lax.top_k(-values, min(count, values.shape[1]))[0]
+    found = jnp.isfinite(lowest)
+    return jnp.sum(lowest, axis=1, where=found) / jnp.maximum(jnp.sum(found, axis=1), 1)

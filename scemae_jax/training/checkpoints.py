@@ -59,6 +59,7 @@ def _manager(directory: Path, mesh: Mesh | None, **options: Any) -> ocp.Checkpoi
         )
     return ocp.CheckpointManager(
         directory.absolute(),
+        item_handlers={"state": ocp.StandardCheckpointHandler(), "data_position": ocp.JsonCheckpointHandler()},
         options=ocp.CheckpointManagerOptions(create=False, multiprocessing_options=among, **options),
     )
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 from scemae_jax.config import Config
 from scemae_jax.data import augment
 from scemae_jax.model import IMAGE_SIZE, WINDOW, Architecture
-from scemae_jax.models import mae
+from scemae_jax.models import mae, vit
 from scemae_jax.training import loop, optimizer
 from scemae_jax.training.input import Input
 
@@ -46,7 +46,8 @@ def task(
     steps: int,
 ) -> loop.Task:
     """The pretraining task; `config` is the whole config, `params` those to start from."""
-    settings, network = config.pretrain, architecture.build_mae()
+    settings = config.pretrain
+    network = architecture.build_mae(vit.LayerLoop(scan=settings.scan_layers, remat=settings.remat))
     augmentation = ml_collections.FrozenConfigDict(settings.augment)
 
     def loss(params: Any, _: Any, batch: dict[str, Array], key: Array) -> tuple[Array, dict[str, Array]]:

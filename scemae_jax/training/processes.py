@@ -80,7 +80,7 @@ class _Signals:
 
 
 def handle_sigterm() -> None:
-    """From now on SIGTERM raises `Interrupted`, once what is being trained is saved.
+    """From now on SIGTERM raises `Interrupted`, once what is being trained is saved; a second one does not wait.
 
     Of several processes JAX's coordination service takes the signal and tells the others.
     """
@@ -100,7 +100,7 @@ def sigterm_waits() -> Iterator[None]:
     _Signals.held = True
     try:
         yield
+        if _Signals.came:
+            raise Interrupted(STOPPED)
     finally:
-        _Signals.held = False
-    if _Signals.came:
-        raise Interrupted(STOPPED)
+        _Signals.held = _Signals.came = False

@@ -22,8 +22,8 @@ Rules = Sequence[tuple[str, Sequence[str]]]
 parameter's axes; the first pattern that is found in a name counts."""
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None, *, data: int = 0, fsdp: int = 1) -> Mesh:
-    """A mesh of `devices` (all of them without), those of a process side by side; `data` 0 is what `fsdp` leaves.
+def make_mesh(devices: Sequence[Any] | None = None, *, data: int = 0, fsdp: int = 1) -> Mesh:
+    """A mesh of `devices` (all of JAX's without), those of a process side by side; `data` 0 is what `fsdp` leaves.
 
     Raises:
       ValueError: the axes do not make up the devices.
@@ -84,6 +84,8 @@ def _spec(mesh: Mesh, name: str, shape: tuple[int, ...], pattern: str, axes: Seq
 
 def place(tree: Any, shardings: Any) -> Any:
     """A copy of a tree of arrays with these shardings, in new buffers (so that a step may donate them)."""
+    if jax.process_count() > 1:  # what lies on one process's device goes to those of others by way of the host
+        tree = jax.device_get(tree)
     return jax.jit(lambda t: jax.tree.map(lambda x: x + 0, t), out_shardings=shardings)(tree)
 
 

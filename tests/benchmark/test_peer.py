@@ -3,17 +3,15 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
-from scemae_jax.benchmark import flops, peer, peer_clustering
+from scemae_jax.benchmark import flops, peer
 from scemae_jax.benchmark.settings import Settings
 from scemae_jax.benchmark.steps import normalised_views, random_weights
 from scemae_jax.convert import to_torch
 from scemae_jax.model import Model
-from scemae_jax.ops.density_peaks import density_peaks
 from scemae_jax.training import optimizer
 
 
@@ -62,14 +60,6 @@ def test_the_peer_has_the_same_features(settings, model, monkeypatch, stride):
     peer.features(settings, stride)
     ours = model.features(settings.images(settings.feature_images), stride, "backbone")
     np.testing.assert_allclose(seen[0].numpy(), ours, atol=2e-4)
-
-
-def test_the_peer_finds_the_same_clusters():
-    tokens = np.random.default_rng(0).normal(size=(3, 30, 16)).astype(np.float32)
-    centres, assignment = peer_clustering.density_peaks(torch.from_numpy(tokens), 4)
-    ours = jax.vmap(lambda t: density_peaks(t, 4))(jnp.asarray(tokens))
-    np.testing.assert_array_equal(ours.centers, centres.numpy())
-    np.testing.assert_array_equal(ours.assignment, assignment.numpy())
 
 
 def test_a_step_of_the_peer_runs(settings):

@@ -207,6 +207,45 @@ def test_patches_are_cut_by_rows_and_put_back(b, rows, columns, patch_size, chan
     np.testing.assert_array_equal(vit.unpatchify(patches, patch_size, rows), images)
 
 
+@pytest.mark.parametrize("layer_loop", [vit.LayerLoop(scan=s, remat=r) for s, r in ((1, 0), (0, 1), (1, 1))])
+def test_layers_run_in_a_loop_or_again_are_the_same(random_params, layer_loop):
+    """Loss and gradients, from the same weights by the same names."""
+    images, noise = (
+        np.random.default_rng(0).uniform(size=(2, 32, 32, 3)),
+        np.random.default_rng(1).uniform(size=(2, 16)),
+    )
+
+    def network(layer_loop):
+        encoder = vit.ViT(width=24, depth=3, num_heads=2, patch_size=8, layer_loop=layer_loop)
+        return mae.MaskedAutoencoder(encoder, decoder_width=16, decoder_depth=2, decoder_heads=2)
+
+    params = random_params(network(vit.LayerLoop()), images, noise)
+    shapes = jax.eval_shape(network(layer_loop).init, jax.random.key(0), images, noise)["params"]
+    assert jax.tree.map(np.shape, shapes) == jax.tree.map(np.shape, params)
+
+    def loss(params, layer_loop):
+        return network(layer_loop).apply({"params": params}, images, noise).loss
+
+    expected, there = (jax.value_and_grad(loss)(params, form) for form in (vit.LayerLoop(), layer_loop))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), there, expected)
+
+
+def test_layers_computed_again_keep_less(random_params):
+    """Of the memory that the backward pass needs."""
+    images, noise = np.zeros((16, 64, 64, 3), np.float32), np.random.default_rng(1).uniform(size=(16, 64))
+
+    def memory(remat):
+        encoder = vit.ViT(
+            width=24, depth=12, num_heads=2, patch_size=8, layer_loop=vit.LayerLoop(scan=True, remat=remat)
+        )
+        network = mae.MaskedAutoencoder(encoder, decoder_width=16, decoder_depth=8, decoder_heads=2, mask_ratio=0.25)
+        params = random_params(network, images, noise)
+        gradient = jax.jit(jax.grad(lambda p: network.apply({"params": p}, images, noise).loss))
+        return gradient.lower(params).compile().memory_analysis().temp_size_in_bytes
+
+    assert memory(remat=True) < 0.75 * memory(remat=False)
+
+
 def test_errors():
     network = mae.MaskedAutoencoder(vit.ViT(48, 1, 2, 8), 32, 1, 2)
     images = np.zeros((2, 48, 48, 3), np.float32)

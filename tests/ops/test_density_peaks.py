@@ -179,8 +179,35 @@ def test_one_token():
         ({"num_clusters": 0}, "num_clusters is 0"),
         ({"num_clusters": 2, "density": "raw"}, "density is 'raw': choose one of log, scaled, knn"),
         ({"num_clusters": 2, "neighbours": 0}, "neighbours is 0"),
+        ({"num_clusters": 2, "tile": 0}, "tile is 0"),
     ],
 )
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         density_peaks(jnp.zeros((5, 2)), **arguments)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("tile", [1, 7, 30, 64])
+def test_tiles_change_nothing(form, tile):
+    rng = np.random.default_rng(6)
+    tokens, valid = rng.normal(size=(3, 30, 16)).astype(np.float32), rng.random((3, 30)) < 0.8
+    tokens[:, 20:25] = tokens[:, :5]  # duplicates
+    whole, tiled = (
+        jax.vmap(lambda t, v, tile=tile: density_peaks(t, 4, valid=v, density=form, tile=tile))(tokens, valid)
+        for tile in (30, tile)
+    )
+    np.testing.assert_array_equal(tiled.centers, whole.centers)
+    np.testing.assert_array_equal(tiled.assignment, whole.assignment)
+    np.testing.assert_allclose(tiled.score, whole.score, rtol=1e-5, atol=1e-6)
+
+
+def test_memory_grows_with_the_tokens_and_not_with_their_square():
+    def temporary(n, tile):
+        batch = jax.ShapeDtypeStruct((4, n, 16), jnp.float32)
+        compiled = jax.jit(jax.vmap(lambda t: density_peaks(t, 4, tile=tile))).lower(batch).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporary(2048, 2048) > 4 * 2048**2 * 4  # the measure sees a whole matrix of distances
+    assert temporary(2048, None) < 4 * 2048**2
+    assert temporary(4096, None) < 2.5 * temporary(2048, None)

@@ -16,7 +16,7 @@ import pytest
 
 import scemae_jax
 from scemae_jax.data.pipeline import training_batches
-from scemae_jax.training import loop, metrics, optimizer, sharding
+from scemae_jax.training import loop, metrics, optimizer, processes, sharding
 from scemae_jax.training.checkpoints import Checkpoints, restore_params
 from scemae_jax.training.input import Input
 
@@ -240,6 +240,107 @@ def test_the_loss_is_traced_once(tmp_path):
     counted = dataclasses.replace(task, loss=lambda *given: traced.append(0) or task.loss(*given))
     fit(counted, tmp_path)
     assert len(traced) == 1
+
+
+def test_nothing_is_compiled_or_transferred_unasked_once_the_loop_runs(tmp_path):
+    """But for what the loop hands over on purpose: batches to the devices, a row of metrics back."""
+    compiled = []
+
+    def count(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(watched.asked)
+
+    task = linear_task(steps=40, log_every=4, checkpoint_every=10)
+    watched = Watched(task.input.batches)
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        fit(dataclasses.replace(task, input=Input(batches=watched, batch_size=8)), tmp_path)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+    assert compiled
+    # Up to the second row and the first checkpoint everything has been used once.
+    assert max(compiled) <= 10
+
+
+class Watched:
+    """Batches; from the second on, JAX refuses to transfer what nobody asked it to."""
+
+    def __init__(self, batches):
+        self.batches, self.asked = batches, 0
+        self.get_state, self.set_state = batches.get_state, batches.set_state
+
+    def __next__(self):
+        self.asked += 1
+        if self.asked == 2:
+            jax.config.update("jax_transfer_guard", "disallow")
+        return next(self.batches)
+
+    def close(self):
+        jax.config.update("jax_transfer_guard", "allow")
+        self.batches.close()
+
+
+@pytest.mark.parametrize("together", [1, 3, 5])
+def test_several_steps_a_dispatch_are_the_steps_one_by_one(tmp_path, together):
+    """Rows and checkpoints come where they are due, whatever the number of steps."""
+    one = fit(linear_task(), tmp_path / "one")
+    task = dataclasses.replace(linear_task(), steps_per_dispatch=together)
+    several = fit(task, tmp_path / "several")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), several, one)
+    there, expected = rows(tmp_path / "several"), rows(tmp_path / "one")
+    assert [row["step"] for row in there] == [row["step"] for row in expected]
+    np.testing.assert_allclose([row["loss"] for row in there], [row["loss"] for row in expected], rtol=1e-4)
+
+
+def test_an_accumulated_gradient_is_that_of_the_whole_batch(tmp_path):
+    """Without random numbers, of which each part has its own."""
+
+    def loss(params, offset, batch, key):
+        error = batch["x"] @ params["layer"]["kernel"] + params["layer"]["bias"] - batch["y"]
+        return (error**2).mean(), {"absolute_error": jnp.abs(error).mean()}
+
+    def train(accumulate):
+        task = dataclasses.replace(linear_task(), loss=loss, accumulate=accumulate)
+        return fit(task, tmp_path / str(accumulate)), rows(tmp_path / str(accumulate))
+
+    whole, expected = train(1)
+    for accumulate in (2, 8):
+        params, there = train(accumulate)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), params, whole)
+        for name in ("loss", "gradient_norm", "absolute_error"):
+            np.testing.assert_allclose([r[name] for r in there], [r[name] for r in expected], rtol=1e-4)
+
+
+def test_a_batch_divides_into_parts(tmp_path):
+    task = dataclasses.replace(linear_task(), accumulate=3)
+    with pytest.raises(ValueError, match="batch_size 8 does not divide over 1 devices and accumulate=3"):
+        fit(task, tmp_path)
+
+
+def test_sigterm_saves_and_the_run_goes_on(tmp_path):
+    whole = fit(linear_task(), tmp_path / "whole")
+    task = linear_task()
+
+    class Terminated(Watched):
+        def __next__(self):
+            if self.asked == 6:
+                os.kill(os.getpid(), signal.SIGTERM)
+            self.asked += 1
+            return next(self.batches)
+
+    processes.handle_sigterm()
+    try:
+        with pytest.raises(processes.Interrupted, match="linear stopped at step 7 of 20; run the same command"):
+            fit(
+                dataclasses.replace(task, input=Input(batches=Terminated(task.input.batches), batch_size=8)),
+                tmp_path / "cut",
+            )
+        with pytest.raises(processes.Interrupted):  # between the steps of a stage it does not wait
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    cut = fit(linear_task(), tmp_path / "cut")
+    jax.tree.map(np.testing.assert_array_equal, cut, whole)
 
 
 def test_a_finished_stage_is_not_trained_again(tmp_path):

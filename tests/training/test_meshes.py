@@ -1,0 +1,189 @@
+"""Eight devices in every mesh shape, and images kept on them, train as one device does."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+import scemae_jax
+from scemae_jax import config as configuration
+from scemae_jax.training import sharding
+
+SHAPES = {"8x1": (8, 1), "4x2": (4, 2), "2x4": (2, 4), "1x8": (1, 8)}
+
+STEPS = 12
+
+# Every run goes to a folder of its own. A checkpoint of step 8 is what the last runs go on from.
+WORKER = """
+import json, shutil, sys
+from pathlib import Path
+import jax
+import numpy as np
+from scemae_jax import config as configuration
+from scemae_jax.training import input, loop, pretrain, refine, sharding
+
+folder, shapes, steps = Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3])
+
+class Noise:
+    images = np.random.default_rng(0).integers(0, 256, (45, 136, 136, 3), np.uint8)
+    def __len__(self):
+        return len(self.images)
+    def __getitem__(self, index):
+        return {"image": self.images[index]}
+
+config = configuration.default()
+config.model.encoder = "XXS/8"
+config.model.decoder_width, config.model.decoder_depth, config.model.decoder_heads = 16, 1, 2
+for stage in (config.pretrain, config.refine):
+    stage.batch_size, stage.learning_rate, stage.log_every, stage.checkpoint_every = 16, 1e-3, 1, 8
+architecture = configuration.architecture(config)
+encoder = pretrain.initial_params(architecture, 0)
+
+def mesh_of(count, fsdp=1):
+    return sharding.make_mesh(jax.devices()[:count], fsdp=fsdp)
+
+def run(name, mesh, stage="pretrain", **settings):
+    changed = config.copy_and_resolve_references()
+    changed[stage].update(settings)
+    source = input.on_devices([Noise()], [1.0], batch_size=16, seed=3, mesh=mesh)
+    if stage == "pretrain":
+        task = pretrain.task(changed, architecture, encoder, source, steps)
+    else:
+        projector = refine.initial_projector(architecture, 1)
+        task = refine.task(changed, architecture, encoder["encoder"], projector, source, steps)
+    params = loop.fit(task, workdir=folder / name, mesh=mesh, rules=config.mesh.rules)
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path): str(leaf.sharding.spec) for path, leaf in leaves}
+
+one = mesh_of(1)
+run("one", one)
+for name, (_, fsdp) in shapes.items():
+    placed = run(name, mesh_of(8, fsdp))
+(folder / "placed.json").write_text(json.dumps(placed))
+run("2x4 accumulated", mesh_of(8, 4), accumulate=2)
+run("one accumulated", one, accumulate=2)
+run("2x4 dispatched", mesh_of(8, 4), steps_per_dispatch=4, log_every=4)
+run("refine one", one, stage="refine")
+run("refine 2x4", mesh_of(8, 4), stage="refine")
+for name, mesh in {"went on on one": one, "went on on 4": mesh_of(4, 2), "went on on 8": mesh_of(8)}.items():
+    # the last checkpoint but one
+    shutil.copytree(folder / "2x4/checkpoints/pretrain/8", folder / name / "checkpoints/pretrain/8")
+    run(name, mesh)
+"""
+WENT_ON = ("went on on one", "went on on 4", "went on on 8")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("meshes")
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(scemae_jax.__file__).parents[1]),
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),  # those that go on run programs compiled before
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip(),
+    }
+    command = [sys.executable, "-c", WORKER, str(folder), json.dumps(SHAPES), str(STEPS)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return folder
+
+
+def curve(folder: Path) -> dict[int, tuple[float, float]]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: (row["loss"], row["gradient_norm"]) for row in rows}
+
+
+def assert_same_curve(folder: Path, reference: Path, first: int = 1) -> None:
+    there, expected = curve(folder), curve(reference)
+    assert list(there) == list(range(first, STEPS + 1))
+    np.testing.assert_allclose(list(there.values()), [expected[step] for step in there], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_mesh_shape_trains_as_one_device(runs, name):
+    assert_same_curve(runs / name, runs / "one")
+
+
+def test_the_loss_changes_over_the_steps(runs):
+    """So that equal curves say something."""
+    losses = [loss for loss, _ in curve(runs / "one").values()]
+    assert len(set(losses)) == STEPS
+    assert losses[-1] < losses[0]
+
+
+def test_parameters_are_divided(runs):
+    placed = json.loads((runs / "placed.json").read_text())
+    divided = {name for name, spec in placed.items() if "fsdp" in spec}
+    assert divided == {name for name in placed if name.endswith("['kernel']")}
+    assert len(divided) > 10
+
+
+def test_stage_2_trains_as_on_one_device(runs):
+    assert_same_curve(runs / "refine 2x4", runs / "refine one")
+
+
+def test_accumulated_gradients_are_the_same_on_every_mesh(runs):
+    assert_same_curve(runs / "2x4 accumulated", runs / "one accumulated")
+
+
+def test_steps_dispatched_together_are_the_same_steps(runs):
+    one, four = curve(runs / "2x4"), curve(runs / "2x4 dispatched")
+    assert list(four) == [4, 8, 12]
+    for step, values in four.items():
+        means = np.mean([one[s] for s in range(step - 3, step + 1)], axis=0)
+        np.testing.assert_allclose(values, means, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", WENT_ON)
+def test_a_checkpoint_of_eight_devices_goes_on_on_others(runs, name):
+    assert_same_curve(runs / name, runs / "one", first=9)
+
+
+def test_axes_that_do_not_make_up_the_devices():
+    for axes in ({"fsdp": 2}, {"data": 3}, {"fsdp": 0}):
+        with pytest.raises(ValueError, match="for 1 devices: make data \\* fsdp equal to 1"):
+            sharding.make_mesh(**axes)
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (("kernel$", ("fsdp",)), "has the shape \\(4, 6\\): give as many axes"),
+        (("kernel$", ("model", "")), "\\['model'\\] is no axis of the mesh"),
+    ],
+)
+def test_rules_that_do_not_fit(rule, message):
+    with pytest.raises(ValueError, match=message) as error:
+        sharding.by_rules(sharding.make_mesh(), {"layer": {"kernel": jnp.zeros((4, 6))}}, [rule])
+    assert "config.mesh.rules" in str(error.value)
+    assert "layer/kernel" in str(error.value)
+
+
+def test_the_first_rule_that_is_found_counts():
+    rules = [("mlp/kernel$", ("", "fsdp")), ("kernel$", ("fsdp", ""))]
+    shapes = {"mlp": {"kernel": jnp.zeros((4, 6))}, "out": {"kernel": jnp.zeros((4, 6)), "bias": jnp.zeros(6)}}
+    found = sharding.by_rules(sharding.make_mesh(), shapes, rules)
+    specs = jax.tree.map(lambda placed: placed.spec, found)
+    assert specs["mlp"]["kernel"] == PartitionSpec(None, "fsdp")
+    assert specs["out"]["kernel"] == PartitionSpec("fsdp", None)
+    assert specs["out"]["bias"] == PartitionSpec()
+
+
+def test_default_rules_fit_the_paper_networks():
+    """On 16 devices along fsdp, the most that a v5e host or slice of 4x4 gives."""
+    for encoder in ("T/8", "S/8", "B/8"):
+        config = configuration.default()
+        config.model.encoder = encoder
+        network = configuration.architecture(config).build_mae()
+        shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 96, 96, 3)), jnp.zeros((1, 144)))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+            if path[-1].key == "kernel":
+                assert leaf.shape[0] % 16 == 0
