@@ -139,5 +139,5 @@ def with_loss(task: loop.Task, settings: Settings, loss_of_images: Callable[...,
 def with_hypercolumns(task: loop.Task, architecture: Architecture) -> loop.Task:
     """Stage 2 with random weights of the projector that `alternatives.hypercolumn_loss` needs."""
     columns = jnp.zeros((1, architecture.variant.depth * architecture.variant.width))
-    projector = alternatives.hypercolumn_projector(architecture)
+    projector = alternatives.hypercolumn_projector(architecture, hidden=False)
     return dataclasses.replace(task, params=projector.init(jax.random.key(0), columns)["params"])
