@@ -55,9 +55,6 @@ def inputs(settings: Settings) -> list[Row]:
             run = trainer.on_drawn_batches(by_cache[cache])
             steps.append(trainer.contender(f"step, {cache}", run, needed))
         rows = measure(steps, repeats=settings.repeats, seconds=settings.seconds, peak=settings.peak)
-        constant = rows[0]["images_per_second"]["median"]
-        for row in rows:
-            row["share_of_constant"] = row["images_per_second"]["median"] / constant
         for cache, source in by_cache.items():  # one after the other: what loads ahead would slow the next
             alone = Contender(
                 name="input alone, " + ("device: numbers" if cache == "device" else cache),

@@ -130,10 +130,12 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
     return {"median": median, "iqr": high - low, "min": min(values), "max": max(values), "values": list(values)}
 
 
-def measure(contenders: Sequence[Contender], *, repeats: int, seconds: float, peak: Peak) -> list[Row]:
-    """Times the contenders in turns; a row of each."""
-    rows = []
-    for contender, speeds in zip(contenders, alternate(contenders, repeats=repeats, seconds=seconds), strict=True):
+def measure(
+    contenders: Sequence[Contender], *, repeats: int, seconds: float, peak: Peak, reference: int = 0
+) -> list[Row]:
+    """Times the contenders in turns; a row of each. The speeds relative to the `reference` are of the same turns."""
+    rows, turns = [], alternate(contenders, repeats=repeats, seconds=seconds)
+    for contender, speeds in zip(contenders, turns, strict=True):
         speed = summary(speeds)
         utilisation = None
         if contender.flops is not None:
@@ -142,6 +144,8 @@ def measure(contenders: Sequence[Contender], *, repeats: int, seconds: float, pe
             {
                 "name": contender.name,
                 "images_per_second": speed,
+                "relative_to": contenders[reference].name,
+                "relative": summary([ours / its for ours, its in zip(speeds, turns[reference], strict=True)]),
                 "images_per_call": contender.images,
                 "milliseconds_per_call": 1000 * contender.images / speed["median"],
                 "flops_per_image": contender.flops,

@@ -46,7 +46,10 @@ def pretraining(settings: Settings) -> list[Row]:
 
         forms = (False, True) if settings.compile_peer else (False,)
         contenders += [peer.pretrain_step(settings, compiled=compiled) for compiled in forms]
-    rows = measure(contenders, repeats=settings.repeats, seconds=settings.seconds, peak=settings.peak)
+    reference = 2 if settings.peer else 0
+    rows = measure(
+        contenders, repeats=settings.repeats, seconds=settings.seconds, peak=settings.peak, reference=reference
+    )
     task.input.batches.close()
     bare.task.input.batches.close()
     return rows
@@ -110,7 +113,7 @@ def clustering(settings: Settings) -> list[Row]:
         if settings.peer:
             from scemae_jax.benchmark import peer
 
-            contenders.append(peer.clustering(settings, features))
+            contenders.insert(0, peer.clustering(settings, features))
         rows += measure(contenders, repeats=settings.repeats, seconds=settings.seconds, peak=settings.peak)
     for count in settings.scaling_tokens:
         growing = [cluster_contender(settings, (SCALING_IMAGES, count, width))]
@@ -167,6 +170,6 @@ def features(settings: Settings) -> list[Row]:
         if settings.peer:
             from scemae_jax.benchmark import peer
 
-            contenders.append(peer.features(settings, stride))
+            contenders.insert(0, peer.features(settings, stride))
         rows += measure(contenders, repeats=settings.repeats, seconds=settings.seconds, peak=settings.peak)
     return rows

@@ -10,21 +10,22 @@ from scemae_jax.benchmark.measure import Row
 
 
 def speed_table(title: str, rows: list[Row]) -> Table:
-    """Of timed contenders: speed with its spread, utilisation, memory, compile time, shares where there are some."""
-    columns = ("", "images/s", "IQR", "min", "max", "ms a call", "GFLOP an image", "utilisation", "MiB", "compile s")
-    table = _table(title, (*columns, "share"))
+    """Of timed contenders: speed with its spread, also relative to one of them, utilisation, memory, compile time."""
+    columns = ("", "images/s", "IQR", "min", "max", "ms a call", "relative", "IQR", "GFLOP an image", "utilisation")
+    table = _table(title, (*columns, "MiB", "compile s", "share"))
     for row in rows:
-        speed = row["images_per_second"]
-        share = row.get("share_of_step", row.get("share_of_constant"))
+        speed, relative = row["images_per_second"], row["relative"]
         table.add_row(
             row["name"],
             *(f"{speed[name]:,.4g}" for name in ("median", "iqr", "min", "max")),
             f"{row['milliseconds_per_call']:.4g}",
+            f"{relative['median']:.3f}",
+            f"{relative['iqr']:.3f}",
             _number(row["flops_per_image"], ".4g", 1e-9),
             _number(row["utilisation"], ".1%"),
             _number(row["memory_bytes"], ",.0f", 2**-20),
             _number(row["compile_seconds"], ".1f"),
-            _number(share, ".1%"),
+            _number(row.get("share_of_step"), ".1%"),
         )
     return table
 
