@@ -368,32 +368,22 @@ def seconds(row: dict[str, Any], chip: Chip) -> dict[str, float]:
 
 
 def tables(found: dict[str, dict[str, Any]]) -> str:
-    """What was found, as Markdown."""
+    """What was found, as Markdown; comparisons that have something to compare."""
+    runs = [_run_row(plan, found[plan.name]) for plan in PLANS if plan.name in found]
+    parts = ["### One step of CelebA's training", _markdown(_RUN_HEADER, runs)]
     sought = [row for row in found.values() if row["batch_size"] in BATCHES and row["accumulate"] == row["fsdp"] == 1]
     sought = [row for row in sought if row["slice"] == "v5e:4x4" and row["stage"] == "pretrain"]
-    runs = PAPER_BATCH + LARGER_BATCH
-    parts = [
-        "### One step of CelebA's training",
-        _markdown(_RUN_HEADER, [_run_row(plan, found[plan.name]) for plan in runs if plan.name in found]),
-        "### The largest batch of stage 1 on 16 chips of v5e",
-        _markdown(
-            ["network", "batch", "fits", "GiB per chip"],
-            [
-                [
-                    configuration.PAPER_ENCODERS[row["size"]],
-                    row["batch_size"],
-                    "yes" if row["fits"] else "no",
-                    f"{_used(row) / GIB:.1f}" if row["fits"] else f"{row['wanted_gib']:.1f} of {row['limit_gib']:.2f}",
-                ]
-                for row in sorted(sought, key=lambda row: (SIZES.index(row["size"]), row["batch_size"]))
-            ],
-        ),
-    ]  # fmt: skip
+    if any(row["batch_size"] > BATCHES[0] for row in sought):
+        sought.sort(key=lambda row: (SIZES.index(row["size"]), row["batch_size"]))
+        rows = [_batch_row(row) for row in sought]
+        parts += ["### The largest batch of stage 1 on 16 chips of v5e", _markdown(_BATCH_HEADER, rows)]
     for title, plans in {
         f"### S/8, stage 1, v5e: {PER_CHIP} images a chip": WEAK,
         f"### S/8, stage 1, v5e: a batch of {GLOBAL}": STRONG,
     }.items():
-        parts += [title, _markdown(_SCALING_HEADER, _scaling_rows(plans, found))]
+        rows = list(_scaling_rows(plans, found))
+        if len(rows) > 1:
+            parts += [title, _markdown(_SCALING_HEADER, rows)]
     return "\n\n".join(parts)
 
 
@@ -403,6 +393,7 @@ _RUN_HEADER = [
     "GFLOP per chip (needed)", "GB read and written", "collectives per chip", "ms: peak, memory, interconnect",
     "ms expected", "images/s", "hours",
 ]  # fmt: skip
+_BATCH_HEADER = ["network", "batch", "fits", "GiB per chip"]
 _SCALING_HEADER = [
     "chips", "batch", "GFLOP per chip", "collectives, MB per chip", "ms: peak, memory, interconnect", "ms expected",
     "images/s", "efficiency",
@@ -416,7 +407,7 @@ def _run_row(plan: Plan, row: dict[str, Any]) -> list[Any]:
         plan.batch_size,
     ]
     if not row["fits"]:
-        return [*about, f"does not fit: {row['wanted_gib']}", *[""] * (len(_RUN_HEADER) - 4)]
+        return [*about, f"does not fit: {row['wanted_gib']} of {row['limit_gib']}", *[""] * (len(_RUN_HEADER) - 4)]
     took = seconds(row, plan.chip)
     state = row["argument_bytes"] - row["images_bytes"]
     memory = (row["images_bytes"], state, row["temporary_bytes"] + row["code_bytes"])
@@ -431,16 +422,24 @@ def _run_row(plan: Plan, row: dict[str, Any]) -> list[Any]:
         f"{row['hbm_bytes'] / 1e9:.1f}",
         collectives,
         *_times(took),
-        *(_range(took, lambda s: plan.batch_size / s, ",.0f"), _range(took, lambda s: steps * s / 3600, ".1f")),
+        *(_range(took, lambda s: plan.batch_size / s, ",.0f"), _range(took, lambda s: steps * s / 3600, ".2f")),
     ]
+
+
+def _batch_row(row: dict[str, Any]) -> list[Any]:
+    used = row["argument_bytes"] + row["temporary_bytes"] + row["code_bytes"] if row["fits"] else 0
+    memory = f"{used / GIB:.1f}" if row["fits"] else f"{row['wanted_gib']:.1f} of {row['limit_gib']:.2f}"
+    return [configuration.PAPER_ENCODERS[row["size"]], row["batch_size"], "yes" if row["fits"] else "no", memory]
 
 
 def _scaling_rows(plans: dict[int, Plan], found: dict[str, dict[str, Any]]) -> Iterator[list[Any]]:
     reference = None
     for chips, plan in plans.items():
         row = found.get(plan.name)
-        if not row or not row["fits"]:
-            yield [chips, plan.batch_size, "does not fit" if row else "", *[""] * (len(_SCALING_HEADER) - 3)]
+        if not row:
+            continue
+        if not row["fits"]:
+            yield [chips, plan.batch_size, "does not fit", *[""] * (len(_SCALING_HEADER) - 3)]
             continue
         took = seconds(row, plan.chip)
         per_chip = plan.batch_size / took["expected"] / chips
@@ -454,10 +453,6 @@ def _scaling_rows(plans: dict[int, Plan], found: dict[str, dict[str, Any]]) -> I
             f"{plan.batch_size / took['expected']:,.0f}",
             f"{per_chip / reference:.0%}",
         ]
-
-
-def _used(row: dict[str, Any]) -> int:
-    return row["argument_bytes"] + row["temporary_bytes"] + row["code_bytes"]
 
 
 def _times(took: dict[str, float]) -> list[str]:
