@@ -66,6 +66,18 @@ def test_several_batches_are_stacked():
         np.testing.assert_array_equal(stacked[number], single.put(mesh, [next(single.batches)])["image"])
 
 
+def test_images_of_any_values_come_back_from_the_devices_as_they_were():
+    images = np.random.default_rng(0).integers(0, 256, (17, 136, 136, 3), np.uint8)
+    mesh, parts = sharding.make_mesh(), [ImagesInMemory(part) for part in np.split(images, [5])]
+    held = training_input.on_devices(parts, [0.5, 0.5], batch_size=8, seed=0, mesh=mesh)
+    assert held.resident.shape == training_input.held_shape(mesh, len(images), images.shape[1:])
+    assert held.resident.nbytes == images.nbytes
+    batch = held.put(mesh, [next(held.batches)])
+    read = jax.jit(held.read)(held.resident, batch)["image"]
+    assert read.dtype == np.uint8
+    np.testing.assert_array_equal(read, images[np.asarray(batch["number"])])
+
+
 GIB = 2**30
 
 

@@ -1,0 +1,477 @@
+"""What training would cost on slices of TPUs, as the TPU compiler sees it; no TPU is needed, nor used.
+
+  pip install libtpu
+  python -m scemae_jax.benchmark.scaling --output docs/scaling.json --largest t8 s8 b8 --page docs/scaling.md
+
+The very steps of training are compiled for the slices of `PLANS`: memory, operations and what goes over the
+interconnect are read from the compiled programs; times are estimated from them. A compilation takes minutes; what the
+output has already is not compiled again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import bisect
+import dataclasses
+import functools
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding
+
+from scemae_jax import config as configuration
+from scemae_jax.benchmark import flops
+from scemae_jax.config import Config
+from scemae_jax.data.pipeline import Batches, index_batches
+from scemae_jax.model import IMAGE_SIZE
+from scemae_jax.training import input, loop, pretrain, refine, sharding
+
+CELEBA = 162_770
+"""Training images."""
+EPOCHS = 400
+IMAGE = (IMAGE_SIZE, IMAGE_SIZE, 3)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chip:
+    """What the vendor states: https://docs.cloud.google.com/tpu/docs/v5e, v5p, v6e."""
+
+    flops: float
+    """Operations per second in bfloat16."""
+    hbm: float
+    """Bytes per second."""
+    ici: float
+    """Bytes per second that leave the chip, over all its links."""
+    clock: float | None
+    """Cycles per second: of the peak and the size of the matrix units; None where these do not agree."""
+
+
+CHIPS = {
+    "v5e": Chip(flops=197e12, hbm=819e9, ici=200e9, clock=1.5e9),
+    "v5p": Chip(flops=459e12, hbm=2765e9, ici=600e9, clock=1.75e9),
+    "v6e": Chip(flops=918e12, hbm=1638e9, ici=400e9, clock=None),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A training step, and the slice it is for."""
+
+    size: str
+    """Of the paper's networks: a name in `config.PAPER_ENCODERS`."""
+    stage: str
+    slice: str
+    """Chip and topology, such as `v5e:4x4`."""
+    fsdp: int
+    batch_size: int
+    accumulate: int = 1
+
+    @property
+    def name(self) -> str:
+        parts = f" in {self.accumulate} parts" if self.accumulate > 1 else ""
+        return f"{self.size} {self.stage} {self.slice} fsdp={self.fsdp} batch={self.batch_size}{parts}"
+
+    @property
+    def chip(self) -> Chip:
+        return CHIPS[self.slice.split(":")[0]]
+
+
+def _plans(sizes: Sequence[str], stage: str, slice: str, fsdp: int, batch_size: int) -> list[Plan]:
+    return [Plan(size=size, stage=stage, slice=slice, fsdp=fsdp, batch_size=batch_size) for size in sizes]
+
+
+SIZES = ("t8", "s8", "b8")
+PAPER_BATCH = [
+    *_plans(SIZES, "pretrain", "v5e:4x4", 1, 512),
+    *_plans(SIZES, "pretrain", "v5e:4x4", 4, 512),
+    *_plans(SIZES, "refine", "v5e:4x4", 1, 256),
+    *_plans(("b8",), "refine", "v5e:4x4", 4, 256),
+    *_plans(("b8",), "pretrain", "v5p:2x2x4", 4, 512),
+    *_plans(("b8",), "pretrain", "v6e:4x4", 4, 512),
+]
+LARGER_BATCH = _plans(("s8",), "pretrain", "v5e:4x4", 1, 4096) + _plans(("b8",), "pretrain", "v5e:4x4", 4, 4096)
+SLICES = {1: "v5e:1x1", 4: "v5e:2x2", 16: "v5e:4x4", 64: "v5e:8x8", 256: "v5e:16x16"}
+PER_CHIP, GLOBAL, AT_ONCE = 64, 4096, 128
+"""Images: of a chip where each has as many, of all chips, and the most of a chip in one part of a batch."""
+WEAK = {chips: _plans(("s8",), "pretrain", slice, 1, PER_CHIP * chips)[0] for chips, slice in SLICES.items()}
+STRONG = {
+    chips: Plan(
+        size="s8",
+        stage="pretrain",
+        slice=slice,
+        fsdp=1,
+        batch_size=GLOBAL,
+        accumulate=max(1, GLOBAL // (chips * AT_ONCE)),
+    )
+    for chips, slice in SLICES.items()
+}
+PLANS = list(dict.fromkeys([*PAPER_BATCH, *LARGER_BATCH, *WEAK.values(), *STRONG.values()]))
+BATCHES = [512 * count for count in (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64)]
+"""Among which the largest that fits is sought."""
+
+
+def tpu_mesh(slice: str, fsdp: int) -> Mesh:
+    """A mesh of a slice that is only described: programs can be compiled for it, not run."""
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # else libtpu asks the network which TPU this machine has
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # else it takes itself to be the one that uses the TPU
+    topology = topologies.get_topology_desc(platform="tpu", topology_name=slice)
+    return sharding.make_mesh(topology.devices, fsdp=fsdp)
+
+
+def compile_training(config: Config, stage: str, mesh: Mesh, num_images: int = CELEBA) -> jax.stages.Compiled:
+    """The step of a stage as `training.loop` compiles it, with so many images held by the mesh's devices.
+
+    Raises:
+      jax.errors.JaxRuntimeError: among others where it does not fit into the devices' memory.
+    """
+    task, rules = _task(config, stage, mesh), config.mesh.rules
+    state = jax.eval_shape(lambda params: loop.initial_state(dataclasses.replace(task, params=params)), task.params)
+    everywhere = sharding.replicated(mesh)
+
+    def whole(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), tree)
+
+    def divided(leaf: jax.ShapeDtypeStruct, placed: NamedSharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed)
+
+    held = jax.ShapeDtypeStruct(
+        input.held_shape(mesh, num_images, IMAGE), jnp.int32, sharding=NamedSharding(mesh, sharding.BATCH)
+    )
+    numbers = {"number": jax.ShapeDtypeStruct((task.input.batch_size,), jnp.int32)}
+    step = cast(jax.stages.Wrapped, loop.compile_step(task, mesh, rules))
+    return step.lower(
+        jax.tree.map(divided, state, sharding.by_rules(mesh, state, rules)),
+        whole(jax.eval_shape(loop.gathered_metrics(task).empty)),
+        whole(task.constants),
+        held,
+        whole(numbers),
+    ).compile()
+
+
+def _task(config: Config, stage: str, mesh: Mesh) -> loop.Task:
+    """The stage's task, with shapes for parameters."""
+    architecture, batch_size = configuration.architecture(config), config[stage].batch_size
+    source = input.Input(
+        batches=Batches(index_batches([batch_size], weights=[1.0], batch_size=batch_size, seed=0)),
+        batch_size=batch_size,
+        read=functools.partial(input.read_images, mesh, IMAGE),
+        replicated=True,
+    )
+    params = jax.eval_shape(lambda: pretrain.initial_params(architecture, 0))
+    steps = configuration.num_steps(config[stage], CELEBA)
+    if stage == "pretrain":
+        return pretrain.task(config, architecture, params, source, steps)
+    projector = jax.eval_shape(lambda: refine.initial_projector(architecture, 0))
+    return refine.task(config, architecture, params["encoder"], projector, source, steps)
+
+
+def celeba_config(plan: Plan) -> Config:
+    """As configs/celeba.py has it."""
+    config = configuration.default()
+    configuration.paper_network(config, plan.size)
+    config.dtype = "bfloat16"
+    config[plan.stage].batch_size, config[plan.stage].accumulate = plan.batch_size, plan.accumulate
+    return config
+
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+_ARRAY = re.compile(r"\b(pred|bf16|[fsu]\d+)\[([\d,]*)\](\{[^}]*\})?")
+_INSTRUCTION = re.compile(r"\s+(?:ROOT )?(%[\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
+_COMPUTATION = re.compile(r"(ENTRY )?(%[\w.-]+) .*\{$")
+_NO_WORK = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while")
+
+
+class Instruction(NamedTuple):
+    """A line of a compiled program: `name = type op(rest`."""
+
+    name: str
+    type: str
+    op: str
+    rest: str
+
+
+@dataclasses.dataclass
+class Work:
+    """What one chip does in one run of a compiled program."""
+
+    hbm_bytes: int = 0
+    """Read from and written to its memory; not what the compiler keeps on the chip."""
+    cycles: int = 0
+    """That the compiler expects its instructions to take, one after the other; copies and collectives apart."""
+    collectives: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
+    """For each kind the `count`, and the `bytes` of one chip."""
+
+
+def array_bytes(types: str, *, in_hbm: bool = False) -> int:
+    """Bytes of all arrays whose types are in a text, or of those alone that lie in the chip's memory."""
+    total = 0
+    for dtype, shape, layout in _ARRAY.findall(types):
+        if not (in_hbm and "S(" in layout):
+            size = 1 if dtype == "pred" else int(re.sub(r"\D", "", dtype)) // 8
+            total += size * math.prod(int(axis) for axis in shape.split(",") if axis)
+    return total
+
+
+def read_program(text: str) -> Work:
+    """Counts what a compiled TPU program says it does; loops as often as they run."""
+    computations: dict[str, list[Instruction]] = {}
+    entry, lines = "", []
+    for line in text.splitlines():
+        if found := _COMPUTATION.match(line):
+            lines = computations.setdefault(found[2], [])
+            entry = found[2] if found[1] else entry
+        elif found := _INSTRUCTION.match(line):
+            lines.append(Instruction(*found.groups()))
+    work = Work()
+    _count(work, computations, computations[entry], 1)
+    return work
+
+
+def _count(work: Work, computations: dict[str, list[Instruction]], lines: list[Instruction], times: int) -> None:
+    types = {line.name: line.type for line in lines}
+    seen: set[str] = set()
+    for line in lines:
+        if line.op == "while":
+            body, trips = re.search(r"body=(%[\w.-]+)", line.rest), re.search(r'"n":"(\d+)"', line.rest)
+            assert body, line.name
+            assert trips, line.name
+            _count(work, computations, computations[body[1]], times * int(trips[1]))
+        if line.op in _NO_WORK or line.op.endswith("-done"):
+            continue
+        called = re.search(r"calls=(%[\w.-]+)", line.rest)
+        inside = computations[called[1]] if called else []
+        operands = " ".join(types.get(name, "") for name in re.findall(r"%[\w.-]+", line.rest.split("), ")[0]))
+        cycles = re.search(r'"estimated_cycles":"(\d+)"', line.rest)
+        if cycles and int(cycles[1]) < 1e12:  # more stands for: not known
+            work.cycles += times * int(cycles[1])
+        for kind, nbytes in _collectives(line, operands, inside, seen):
+            counted = work.collectives.setdefault(kind, {"count": 0, "bytes": 0})
+            counted["count"] += times
+            counted["bytes"] += times * nbytes
+        if line.op in ("copy-start", "slice-start"):  # between the memory and the chip; the type names both sides
+            moved = array_bytes(line.type) - array_bytes(operands)
+        elif any(each.op in ("gather", "dynamic-slice") for each in (line, *inside)):  # reads as much as it gives
+            moved = 2 * array_bytes(line.type, in_hbm=True)
+        else:
+            moved = array_bytes(line.type + operands, in_hbm=True)
+        work.hbm_bytes += times * moved
+
+
+def _collectives(
+    line: Instruction, operands: str, inside: list[Instruction], seen: set[str]
+) -> Iterator[tuple[str, int]]:
+    """Kind and bytes of the collectives that a line is or has in it, those apart whose channels were `seen`.
+
+    One that runs beside other instructions is in each of these, on one channel. A sum of which each chip keeps a part
+    is an all-reduce in a computation with a name of its own.
+    """
+    for each in (line, *inside):
+        kind, channel = each.op.removesuffix("-start"), re.search(r"channel_id=\d+", each.rest)
+        if kind not in COLLECTIVES or (channel and channel[0] in seen):
+            continue
+        if channel:
+            seen.add(channel[0])
+        both_sides = each.op in ("all-gather-start", "collective-permute-start")
+        nbytes = array_bytes(each.type) - (array_bytes(operands) if both_sides else 0)
+        yield "reduce-scatter" if "calls=%all-reduce-scatter" in line.rest else kind, nbytes
+
+
+def measure(plan: Plan) -> dict[str, Any]:
+    """Compiles a plan's step and says what it costs; where it does not fit into memory, how much it wants."""
+    needed = flops.pretrain_step if plan.stage == "pretrain" else flops.refine_step
+    config, mesh, started = celeba_config(plan), tpu_mesh(plan.slice, plan.fsdp), time.monotonic()
+    found: dict[str, Any] = {**dataclasses.asdict(plan), "chips": mesh.size}
+    try:
+        compiled: Any = compile_training(config, plan.stage, mesh)
+    except jax.errors.JaxRuntimeError as error:
+        wanted = re.search(r"Used ([\d.]+)G of ([\d.]+)G hbm", str(error))
+        if not wanted:
+            raise
+        return found | {"fits": False, "wanted_gib": float(wanted[1]), "limit_gib": float(wanted[2])}
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    return found | {
+        "fits": True,
+        "compile_seconds": round(time.monotonic() - started),
+        "images_bytes": 4 * math.prod(input.held_shape(mesh, CELEBA, IMAGE)) // mesh.size,
+        "argument_bytes": memory.argument_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "code_bytes": memory.generated_code_size_in_bytes,
+        "flops": cost["flops"],
+        "bytes_accessed": cost["bytes accessed"],
+        "model_flops": needed(configuration.architecture(config)) * plan.batch_size / mesh.size,
+        **dataclasses.asdict(read_program(compiled.as_text())),
+    }
+
+
+def measure_all(plans: Iterable[Plan], output: Path) -> dict[str, dict[str, Any]]:
+    """`measure` of each plan, by its name; kept in `output`, and taken from there if it is there already."""
+    found = json.loads(output.read_text()) if output.exists() else {}
+    for plan in plans:
+        if plan.name not in found:
+            print(plan.name, flush=True)
+            found[plan.name] = measure(plan)
+            output.write_text(json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def largest_batch(size: str, output: Path) -> dict[str, dict[str, Any]]:
+    """Seeks the largest of `BATCHES` that stage 1 can take on 16 chips of v5e; returns all that is in `output` then."""
+
+    def does_not_fit(batch_size: int) -> bool:
+        plan = Plan(size=size, stage="pretrain", slice="v5e:4x4", fsdp=1, batch_size=batch_size)
+        return not measure_all([plan], output)[plan.name]["fits"]
+
+    bisect.bisect_left(BATCHES, True, key=does_not_fit)
+    return measure_all([], output)
+
+
+def seconds(row: dict[str, Any], chip: Chip) -> dict[str, float]:
+    """Estimates of a step's time.
+
+    `least` if every operation ran at the chip's peak, or every byte at its memory's, whichever takes longer; `expected`
+    by the compiler's cycles. To both comes the time on the interconnect, all links in use, nothing overlapped.
+    """
+    # A ring sends what an all-reduce sums twice: once to sum it, once to hand the sum round.
+    sent = sum((2 if kind == "all-reduce" else 1) * each["bytes"] for kind, each in row["collectives"].items())
+    exchange = sent / chip.ici
+    compute, memory = row["flops"] / chip.flops, row["hbm_bytes"] / chip.hbm
+    took = {"compute": compute, "memory": memory, "exchange": exchange, "least": max(compute, memory) + exchange}
+    return took | ({"expected": row["cycles"] / chip.clock + exchange} if chip.clock else {})
+
+
+def tables(found: dict[str, dict[str, Any]]) -> str:
+    """What was found, as Markdown; comparisons that have something to compare."""
+    runs = [_run_row(plan, found[plan.name]) for plan in PLANS if plan.name in found]
+    parts = ["### One step of CelebA's training", _markdown(_RUN_HEADER, runs)]
+    sought = [row for row in found.values() if row["batch_size"] in BATCHES and row["accumulate"] == row["fsdp"] == 1]
+    sought = [row for row in sought if row["slice"] == "v5e:4x4" and row["stage"] == "pretrain"]
+    if any(row["batch_size"] > BATCHES[0] for row in sought):
+        sought.sort(key=lambda row: (SIZES.index(row["size"]), row["batch_size"]))
+        rows = [_batch_row(row) for row in sought]
+        parts += ["### The largest batch of stage 1 on 16 chips of v5e", _markdown(_BATCH_HEADER, rows)]
+    for title, plans in {
+        f"### S/8, stage 1, v5e: {PER_CHIP} images a chip": WEAK,
+        f"### S/8, stage 1, v5e: a batch of {GLOBAL}": STRONG,
+    }.items():
+        rows = list(_scaling_rows(plans, found))
+        if len(rows) > 1:
+            parts += [title, _markdown(_SCALING_HEADER, rows)]
+    return "\n\n".join(parts)
+
+
+GIB = 2**30
+_RUN_HEADER = [
+    "network, stage", "slice, data x fsdp", "batch", "GiB per chip: images, state, temporary",
+    "GFLOP per chip (needed)", "GB read and written", "collectives per chip", "ms: peak, memory, interconnect",
+    "ms expected", "images/s", "hours",
+]  # fmt: skip
+_BATCH_HEADER = ["network", "batch", "fits", "GiB per chip"]
+_SCALING_HEADER = [
+    "chips", "batch", "GFLOP per chip", "collectives, MB per chip", "ms: peak, memory, interconnect", "ms expected",
+    "images/s", "efficiency",
+]  # fmt: skip
+
+
+def _run_row(plan: Plan, row: dict[str, Any]) -> list[Any]:
+    about = [
+        f"{configuration.PAPER_ENCODERS[plan.size]}, {plan.stage}",
+        f"{plan.slice}, {row['chips'] // plan.fsdp} x {plan.fsdp}",
+        plan.batch_size,
+    ]
+    if not row["fits"]:
+        return [*about, f"does not fit: {row['wanted_gib']} of {row['limit_gib']}", *[""] * (len(_RUN_HEADER) - 4)]
+    took = seconds(row, plan.chip)
+    state = row["argument_bytes"] - row["images_bytes"]
+    memory = (row["images_bytes"], state, row["temporary_bytes"] + row["code_bytes"])
+    collectives = ", ".join(
+        f"{each['count']} {kind} {each['bytes'] / 1e6:.0f} MB" for kind, each in sorted(row["collectives"].items())
+    )
+    steps = celeba_config(plan)[plan.stage].epochs * CELEBA / plan.batch_size
+    return [
+        *about,
+        ", ".join(f"{part / GIB:.2f}" for part in memory),
+        f"{row['flops'] / 1e9:.0f} ({row['model_flops'] / 1e9:.0f})",
+        f"{row['hbm_bytes'] / 1e9:.1f}",
+        collectives,
+        *_times(took),
+        *(_range(took, lambda s: plan.batch_size / s, ",.0f"), _range(took, lambda s: steps * s / 3600, ".2f")),
+    ]
+
+
+def _batch_row(row: dict[str, Any]) -> list[Any]:
+    used = row["argument_bytes"] + row["temporary_bytes"] + row["code_bytes"] if row["fits"] else 0
+    memory = f"{used / GIB:.1f}" if row["fits"] else f"{row['wanted_gib']:.1f} of {row['limit_gib']:.2f}"
+    return [configuration.PAPER_ENCODERS[row["size"]], row["batch_size"], "yes" if row["fits"] else "no", memory]
+
+
+def _scaling_rows(plans: dict[int, Plan], found: dict[str, dict[str, Any]]) -> Iterator[list[Any]]:
+    reference = None
+    for chips, plan in plans.items():
+        row = found.get(plan.name)
+        if not row:
+            continue
+        if not row["fits"]:
+            yield [chips, plan.batch_size, "does not fit", *[""] * (len(_SCALING_HEADER) - 3)]
+            continue
+        took = seconds(row, plan.chip)
+        per_chip = plan.batch_size / took["expected"] / chips
+        reference = reference or per_chip
+        yield [
+            chips,
+            f"{plan.batch_size:,}" + (f" in {plan.accumulate} parts" if plan.accumulate > 1 else ""),
+            f"{row['flops'] / 1e9:.0f}",
+            f"{sum(each['bytes'] for each in row['collectives'].values()) / 1e6:.0f}",
+            *_times(took),
+            f"{plan.batch_size / took['expected']:,.0f}",
+            f"{per_chip / reference:.0%}",
+        ]
+
+
+def _times(took: dict[str, float]) -> list[str]:
+    parts = ", ".join(f"{1e3 * took[name]:.1f}" for name in ("compute", "memory", "exchange"))
+    return [parts, f"{1e3 * took['expected']:.1f}" if "expected" in took else "—"]
+
+
+def _range(took: dict[str, float], of: Callable[[float], float], form: str) -> str:
+    """By the compiler's cycles, and (in brackets) by the peaks."""
+    least = f"({of(took['least']):{form}})"
+    return f"{of(took['expected']):{form}} {least}" if "expected" in took else least
+
+
+def _markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def write_tables(page: Path, found: dict[str, dict[str, Any]]) -> None:
+    """Puts the tables between the page's two marks."""
+    before, _, after = re.split(r"(?<=<!-- tables -->\n)(.*?)(?=<!-- end -->)", page.read_text(), flags=re.DOTALL)
+    page.write_text(f"{before}\n{tables(found)}\n\n{after}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m scemae_jax.benchmark.scaling", description=__doc__)
+    parser.add_argument("--output", type=Path, required=True, help="JSON file; what is in it is not compiled again")
+    parser.add_argument("--only", default="", help="pattern (a regular expression) of the names of plans to compile")
+    parser.add_argument("--largest", nargs="*", default=(), choices=SIZES, help="networks to seek the largest batch of")
+    parser.add_argument("--page", type=Path, help="Markdown file to write the tables to")
+    arguments = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")
+    found = measure_all([plan for plan in PLANS if re.search(arguments.only, plan.name)], arguments.output)
+    for size in arguments.largest:
+        found = largest_batch(size, arguments.output)
+    if arguments.page:
+        write_tables(arguments.page, found)
+
+
+if __name__ == "__main__":
+    main()
