@@ -60,9 +60,9 @@ def all_tokens_loss(
     return _loss_of_all(cast(Array, features), attentive, architecture, temperature, repellence)
 
 
-def hypercolumn_projector(architecture: Architecture) -> carb.Projector:
-    """One linear layer: with a hidden one as wide as a hypercolumn the alternative would cost far more."""
-    return carb.Projector(architecture.projection, hidden=False, dtype=jnp.dtype(architecture.dtype))
+def hypercolumn_projector(architecture: Architecture, *, hidden: bool) -> carb.Projector:
+    """Stage 2's projector for hypercolumns; without `hidden` one linear layer, which costs least."""
+    return carb.Projector(architecture.projection, hidden, dtype=jnp.dtype(architecture.dtype))
 
 
 def hypercolumn_loss(
@@ -82,7 +82,7 @@ def hypercolumn_loss(
     """
     tokens, attentive = _every_layer(encoder, images, architecture)
     columns = jax.lax.stop_gradient(jnp.concatenate([layer[:, 1:] for layer in tokens], axis=-1))
-    features = hypercolumn_projector(architecture).apply({"params": projector}, columns)
+    features = hypercolumn_projector(architecture, hidden="hidden" in projector).apply({"params": projector}, columns)
     return _loss_of_all(cast(Array, features), attentive, architecture, temperature, repellence)
 
 

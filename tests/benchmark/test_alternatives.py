@@ -38,11 +38,16 @@ def test_all_tokens_and_hypercolumns(small_model, random_params, images):
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
     columns = np.concatenate([seen[f"layer_{i}"][:, 1:] for i in range(1, 5)], axis=-1)
-    linear = random_params(alternatives.hypercolumn_projector(architecture), columns)
+    linear = random_params(alternatives.hypercolumn_projector(architecture, hidden=False), columns)
     projected = columns @ linear["out"]["kernel"] + linear["out"]["bias"]
     projected /= np.linalg.norm(projected, axis=-1, keepdims=True)
     found = alternatives.hypercolumn_loss(linear, params["encoder"], images, architecture, **TERMS)
     np.testing.assert_allclose(found, lcr_of_all(projected, attentive), rtol=1e-4)
+
+    projector = alternatives.hypercolumn_projector(architecture, hidden=True)
+    deep = random_params(projector, columns)
+    found = alternatives.hypercolumn_loss(deep, params["encoder"], images, architecture, **TERMS)
+    np.testing.assert_allclose(found, lcr_of_all(projector.apply({"params": deep}, columns), attentive), rtol=1e-4)
 
 
 def test_nearly_all_tokens_selected_is_near_all_tokens(small_model, images):

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from scemae_jax.models import vit
 
@@ -186,3 +187,15 @@ def test_errors(encoder, images):
             encoder.layers(tokens, first, last)
     with pytest.raises(ValueError, match="width of 48 does not divide into 5 heads"):
         jax.eval_shape(ENCODER.clone(num_heads=5).init, jax.random.key(0), images)
+
+
+@pytest.mark.parametrize(("dtype", "atol"), [(np.float32, 1e-6), (jnp.bfloat16, 2e-2)])
+def test_gelu_equals_pytorch_with_its_derivative(dtype, atol):
+    x = np.linspace(-6, 6, 1001, dtype=np.float32)
+    leaf = torch.from_numpy(x).double().requires_grad_()
+    expected = torch.nn.functional.gelu(leaf)
+    expected.sum().backward()
+    value, slope = jax.jvp(vit.gelu, (jnp.asarray(x, dtype),), (jnp.ones(x.shape, dtype),))
+    assert value.dtype == dtype
+    np.testing.assert_allclose(value.astype(np.float32), expected.detach().numpy(), atol=atol)
+    np.testing.assert_allclose(slope.astype(np.float32), leaf.grad.numpy(), atol=atol)
