@@ -31,6 +31,7 @@ from ml_collections import config_flags
 
 from scemae_jax import config as configuration
 from scemae_jax import stages
+from scemae_jax.allocator import restart_keeping_freed_memory
 from scemae_jax.data.images import DatasetError
 from scemae_jax.report.table import print_results
 from scemae_jax.training import loop, pretrain, processes, refine
@@ -115,4 +116,5 @@ def run() -> None:
 
 
 if __name__ == "__main__":
+    restart_keeping_freed_memory()
     run()

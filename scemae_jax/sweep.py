@@ -38,6 +38,7 @@ from matplotlib.figure import Figure
 
 from scemae_jax import config as configuration
 from scemae_jax import stages
+from scemae_jax.allocator import restart_keeping_freed_memory
 from scemae_jax.config import Config
 from scemae_jax.export import save_model
 from scemae_jax.main import CONFIG, DRY_RUN, PREEMPTED, STOP_AFTER, STOPPED_EARLY, WORKDIR
@@ -468,4 +469,5 @@ def run() -> None:
 
 
 if __name__ == "__main__":
+    restart_keeping_freed_memory()
     run()

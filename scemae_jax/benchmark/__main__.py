@@ -30,6 +30,7 @@ from pathlib import Path
 import jax
 from absl import app, flags, logging
 
+from scemae_jax.allocator import restart_keeping_freed_memory
 from scemae_jax.benchmark.run import SUITES, TIMED, check_suites, run_suites
 from scemae_jax.benchmark.settings import Settings, decoder_sizes
 
@@ -96,5 +97,6 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    restart_keeping_freed_memory()
     logging.set_verbosity(logging.WARNING)
     app.run(main)

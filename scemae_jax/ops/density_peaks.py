@@ -13,6 +13,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 Density = Literal["log", "scaled", "knn"]
 
+Rows = Int[Array, " r"] | slice
+"""Some of the tokens."""
+
 UNTILED = 1024
 """So many tokens are taken at once: a batch of distances of more would fill the memory."""
 TILE = 128
@@ -91,26 +94,25 @@ def density_peaks(
     valid = jnp.ones(n, bool) if valid is None else valid
     tokens, norms = _centred(tokens, valid)
     index = jnp.arange(n)
-    tiles = _tiles(n, tile)
 
-    def log_density_of(rows: Int[Array, " r"]) -> Float[Array, " r"]:
+    def log_density_of(rows: Rows) -> Float[Array, " r"]:
         squared = _squared_distances(tokens, norms, rows)
         if density == "knn":
-            others = jnp.where(valid & (index != rows[:, None]), squared, jnp.inf)
+            others = jnp.where(valid & (index != index[rows, None]), squared, jnp.inf)
             return -_mean_of_lowest(others, neighbours) / width
         total = -jnp.sum(squared, axis=1, where=valid)
         return total / (width * jnp.maximum(jnp.sum(valid), 1)) if density == "scaled" else total
 
-    log_density = jnp.where(valid, _over(tiles, log_density_of, n), -jnp.inf)
+    log_density = jnp.where(valid, _in_tiles(log_density_of, n, tile), -jnp.inf)
 
-    def delta_of(rows: Int[Array, " r"]) -> Float[Array, " r"]:
+    def delta_of(rows: Rows) -> Float[Array, " r"]:
         squared, own = _squared_distances(tokens, norms, rows), log_density[rows, None]
-        denser = (log_density > own) | ((log_density == own) & (index < rows[:, None]))
+        denser = (log_density > own) | ((log_density == own) & (index < index[rows, None]))
         to_denser = jnp.min(squared, axis=1, where=denser, initial=jnp.inf)
         to_farthest = jnp.max(squared, axis=1, where=valid, initial=0.0)
         return jnp.sqrt(jnp.where(denser.any(axis=1), to_denser, to_farthest))
 
-    delta = jnp.where(valid, _over(tiles, delta_of, n), 0.0)
+    delta = jnp.where(valid, _in_tiles(delta_of, n, tile), 0.0)
 
     score = jnp.where(delta > 0, log_density + jnp.log(delta), jnp.finfo(delta.dtype).min)
     score = jnp.where(valid, score, -jnp.inf)
@@ -123,18 +125,14 @@ def density_peaks(
     return DensityPeaks(centers, assignment, log_density, delta, score)
 
 
-def _tiles(n: int, tile: int | None) -> Int[Array, "tiles r"]:
-    """The tokens' indices cut into tiles; the last one may repeat the last token."""
+def _in_tiles(form: Callable[[Rows], Array], n: int, tile: int | None) -> Float[Array, " n"]:
+    """`form` of every token, one tile at a time; the last tile may repeat the last token."""
     if tile is None:
         tile = n if n <= UNTILED else TILE
+    if tile >= n:
+        return form(slice(None))  # no indices: they would copy the tokens
     count = -(-n // tile)
-    return jnp.minimum(jnp.arange(count * tile), n - 1).reshape(count, tile)
-
-
-def _over(tiles: Int[Array, "tiles r"], form: Callable[[Array], Array], n: int) -> Float[Array, " n"]:
-    """`form` of every token, one tile at a time."""
-    if len(tiles) == 1:
-        return form(jnp.arange(n))
+    tiles = jnp.minimum(jnp.arange(count * tile), n - 1).reshape(count, tile)
     return jax.lax.map(form, tiles).reshape(-1)[:n]
 
 
@@ -146,9 +144,7 @@ def _centred(tokens: Float[Array, "n d"], valid: Bool[Array, " n"]) -> tuple[Flo
     return tokens, jnp.sum(tokens**2, axis=1)
 
 
-def _squared_distances(
-    tokens: Float[Array, "n d"], norms: Float[Array, " n"], rows: Int[Array, " r"]
-) -> Float[Array, "r n"]:
+def _squared_distances(tokens: Float[Array, "n d"], norms: Float[Array, " n"], rows: Rows) -> Float[Array, "r n"]:
     """Squared Euclidean distances of some tokens to all of them, by one matrix product.
 
     `|a|^2 + |b|^2 - 2ab` cancels where tokens lie close together but far from the origin, so they are centred
