@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -20,7 +19,7 @@ from scemae_jax.data.pipeline import Batches, index_batches
 from scemae_jax.model import WINDOW
 from scemae_jax.models import carb, mae
 from scemae_jax.ops.cover_and_stride import cover_and_stride
-from scemae_jax.ops.density_peaks import density_peaks
+from scemae_jax.ops.density_peaks import density_peaks_of_images
 from scemae_jax.ops.lcr import lcr_loss
 from scemae_jax.ops.ridge import ridge
 from scemae_jax.ops.soft_argmax import soft_argmax
@@ -80,7 +79,7 @@ def operations(settings: Settings) -> list[Operation]:
 
     def cluster(tokens: Array) -> Results:
         """What does not change where equal tokens change places: scores, and distances to the own centre."""
-        peaks = jax.vmap(partial(density_peaks, num_clusters=settings.config.model.num_clusters))(tokens)
+        peaks = density_peaks_of_images(tokens, settings.config.model.num_clusters)
         own = jnp.take_along_axis(peaks.centers, peaks.assignment, axis=1)
         apart = tokens - jnp.take_along_axis(tokens, own[..., None], axis=1)
         return {

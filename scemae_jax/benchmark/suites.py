@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 
 import jax
 import numpy as np
@@ -25,7 +24,7 @@ from scemae_jax.benchmark.steps import (
     without_augmentation,
 )
 from scemae_jax.model import Model, Which
-from scemae_jax.ops.density_peaks import DensityPeaks, density_peaks
+from scemae_jax.ops.density_peaks import DensityPeaks, density_peaks_of_images
 from scemae_jax.report import figures
 
 SCALING_IMAGES = 4
@@ -91,7 +90,7 @@ def cluster_contender(settings: Settings, shape: tuple[int, int, int]) -> Conten
     model = settings.config.model
 
     def cluster(tokens: Float[Array, "b n d"]) -> DensityPeaks:
-        return jax.vmap(partial(density_peaks, num_clusters=model.num_clusters, density=model.density))(tokens)
+        return density_peaks_of_images(tokens, model.num_clusters, density=model.density)
 
     program = compile_program(jax.jit(cluster), tokens)
     return Contender(
@@ -133,7 +132,7 @@ def scaling_figure(rows: list[Row]) -> Figure:
     figure = Figure(figsize=(figures.WIDTH, 3.2), layout="constrained")
     for axes, (title, values), colour in zip(figure.subplots(1, 2), panels.items(), figures.COLOURS[5:], strict=True):
         axes.plot(tokens, values, color=colour, linewidth=1.6, marker="o", markersize=4)
-        axes.plot(tokens, values[-1] * (tokens / tokens[-1]) ** 2, color=figures.INK, linewidth=1, linestyle="--")
+        axes.plot(tokens, values[0] * (tokens / tokens[0]) ** 2, color=figures.INK, linewidth=1, linestyle="--")
         axes.set(xscale="log", yscale="log", xticks=tokens, facecolor="none")
         axes.xaxis.set_major_formatter(ticker.ScalarFormatter())
         axes.xaxis.set_minor_formatter(ticker.NullFormatter())

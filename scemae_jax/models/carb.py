@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from scemae_jax.models import vit
-from scemae_jax.ops.density_peaks import Density, density_peaks
+from scemae_jax.ops.density_peaks import Density, density_peaks_of_images
 
 
 class Split(NamedTuple):
@@ -123,7 +123,7 @@ def select_tokens(
     patches = split.attentive
     if num_clusters:
         inattentive = jnp.take_along_axis(patch_tokens, split.inattentive[..., None], axis=1)
-        peaks = jax.vmap(lambda t: density_peaks(t, num_clusters, density=density))(inattentive.astype(jnp.float32))
+        peaks = density_peaks_of_images(inattentive.astype(jnp.float32), num_clusters, density=density)
         centers = jnp.take_along_axis(split.inattentive, peaks.centers, axis=1)
         source = source.at[each, split.inattentive].set(count + peaks.assignment)
         patches = jnp.concatenate([patches, centers], axis=1)

@@ -19,6 +19,8 @@ Rows = Int[Array, " r"] | slice
 UNTILED = 1024
 """So many tokens are taken at once: a batch of distances of more would fill the memory."""
 TILE = 128
+IMAGES_IN_CACHE = 8
+"""That are clustered at a time on a CPU: the distances of 8 x 130 tokens take half a megabyte."""
 
 
 class DensityPeaks(NamedTuple):
@@ -123,6 +125,22 @@ def density_peaks(
     to_centers = jnp.where(centers[:, None] == index, -1.0, to_centers)
     assignment = jnp.argmin(to_centers, axis=0).astype(jnp.int32)
     return DensityPeaks(centers, assignment, log_density, delta, score)
+
+
+def density_peaks_of_images(
+    tokens: Float[Array, "b n d"], num_clusters: int, *, density: Density = "knn", neighbours: int = 5
+) -> DensityPeaks:
+    """`density_peaks` of the tokens of each image, all valid; every field has the images' axis first.
+
+    On a CPU a few images are clustered at a time, whose distances stay in its cache.
+    """
+
+    def one(tokens: Float[Array, "n d"]) -> DensityPeaks:
+        return density_peaks(tokens, num_clusters, density=density, neighbours=neighbours)
+
+    return jax.lax.platform_dependent(
+        tokens, cpu=lambda tokens: jax.lax.map(one, tokens, batch_size=IMAGES_IN_CACHE), default=jax.vmap(one)
+    )
 
 
 def _in_tiles(form: Callable[[Rows], Array], n: int, tile: int | None) -> Float[Array, " n"]:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from scemae_jax.ops.density_peaks import density_peaks
+from scemae_jax.ops.density_peaks import density_peaks, density_peaks_of_images
 
 FORMS = ("log", "scaled", "knn")
 LOWEST = float(np.finfo(np.float32).min)
@@ -211,3 +211,15 @@ def test_memory_grows_with_the_tokens_and_not_with_their_square():
     assert temporary(2048, 2048) > 4 * 2048**2 * 4  # the measure sees a whole matrix of distances
     assert temporary(2048, None) < 4 * 2048**2
     assert temporary(4096, None) < 2.5 * temporary(2048, None)
+
+
+@pytest.mark.parametrize("density", ["log", "scaled", "knn"])
+@pytest.mark.parametrize("images", [1, 8, 21])
+def test_images_together_are_the_images_one_by_one(density, images):
+    tokens = np.random.default_rng(0).normal(size=(images, 30, 12)).astype(np.float32)
+    together = jax.jit(lambda t: density_peaks_of_images(t, 4, density=density))(tokens)
+    for number in range(images):
+        alone = density_peaks(jnp.asarray(tokens[number]), 4, density=density)
+        np.testing.assert_array_equal(together.centers[number], alone.centers)
+        np.testing.assert_array_equal(together.assignment[number], alone.assignment)
+        np.testing.assert_allclose(together.score[number], alone.score, rtol=1e-5, atol=1e-6)
