@@ -26,6 +26,8 @@ def restart_keeping_freed_memory() -> None:
 
     One of these variables in the environment, with any value, says that it is to be left alone.
     """
-    if platform.libc_ver()[0] != "glibc" or KEEP_FREED_MEMORY.keys() & os.environ or not computes_on_cpu():
+    told = KEEP_FREED_MEMORY.keys() & os.environ
+    watched = sys.gettrace() is not None  # a debugger would lose the program
+    if told or watched or not sys.executable or platform.libc_ver()[0] != "glibc" or not computes_on_cpu():
         return
-    os.execve(sys.executable, sys.orig_argv, os.environ | KEEP_FREED_MEMORY)
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | KEEP_FREED_MEMORY)

@@ -288,6 +288,12 @@ def check(config: Config) -> None:
         for name in ("accumulate", "steps_per_dispatch"):
             if config[stage][name] < 1:
                 raise ValueError(f"config.{stage}.{name} is {config[stage][name]}: choose 1 or more")
+        most = min(config[stage].log_every, config[stage].checkpoint_every)
+        if config[stage].steps_per_dispatch > most:
+            raise ValueError(
+                f"config.{stage}.steps_per_dispatch is {config[stage].steps_per_dispatch}, more than log_every or "
+                f"checkpoint_every: choose at most {most}, or raise those"
+            )
     for name in ("unlabelled_splits", "train_splits", "test_split"):
         value = config.data[name]
         if unknown := [split for split in ((value,) if isinstance(value, str) else value) if split not in SPLITS]:

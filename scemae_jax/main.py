@@ -92,16 +92,16 @@ def main(argv: Sequence[str]) -> None:
             results = stages.run_all(experiment)
             if processes.is_first():
                 print_results(results)
-    except loop.OutOfTime as stopped:
+    except processes.OutOfTime as stopped:
         print(stopped)
         sys.exit(STOPPED_EARLY)
-    except processes.Interrupted as interrupted:
+    except (processes.Interrupted, processes.PeerLostError) as interrupted:
         print(interrupted)
         sys.exit(PREEMPTED)
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+        if not processes.lost_peer(error):
             raise
-        print(f"{error}\nanother process may be lost; run the same command to go on from the last checkpoint")
+        print(f"{error}\nanother process is lost; run the same command to go on", file=sys.stderr)
         sys.exit(PREEMPTED)
     except (DatasetError, ValueError, FileNotFoundError, loop.NonFiniteLossError) as error:
         logging.debug("where it happened", exc_info=True)

@@ -62,10 +62,16 @@ class Experiment:
     @functools.cached_property
     def dataset(self) -> tfds.core.DatasetBuilder:
         """Opened once: a folder that changes meanwhile does not change the run. The first process prepares it."""
+        opened, failed = None, None
         if processes.is_first():
-            sources.open_dataset(self.config.data)
-        processes.wait_for_all("dataset prepared")
-        return sources.open_dataset(self.config.data)
+            try:
+                opened = sources.open_dataset(self.config.data)
+                if self.config.data.synthetic_share:
+                    sources.open_dataset(self.config.data, "synthetic_faces")
+            except Exception as error:
+                failed = error
+        processes.fail_together(failed, "dataset prepared")
+        return opened or sources.open_dataset(self.config.data)
 
     @property
     def data_version(self) -> str:
@@ -625,9 +631,13 @@ def run_all(experiment: Experiment) -> dict[str, Any]:
     """
     if jax.process_count() > 1:
         experiment.dataset  # noqa: B018 - all open it at the same place, since they wait for each other there
+    failed = None
     if processes.is_first():
-        write_json(experiment.workdir / "results.json", begin(experiment))
-    processes.wait_for_all("stages begin")
+        try:
+            write_json(experiment.workdir / "results.json", begin(experiment))
+        except Exception as error:
+            failed = error
+    processes.fail_together(failed, "stages begin")
     results = read_results(experiment.workdir)
     for stage in experiment.config.stages:
         if stage in results:
@@ -635,11 +645,15 @@ def run_all(experiment: Experiment) -> dict[str, Any]:
             outcome = f"skipped before, {before['skipped']}" if was_skipped(before) else "finished before"
             if processes.is_first():
                 print(f"{stage}: {outcome}")
-        elif processes.is_first():
-            run_stage(experiment, stage, results)
         elif stage in TOGETHER:
-            RUN[stage](experiment)
-    processes.wait_for_all("stages end")
+            run_stage(experiment, stage, results)
+        elif processes.is_first():
+            try:
+                run_stage(experiment, stage, results)
+            except (Exception, processes.Interrupted) as error:
+                failed = error
+                break
+    processes.fail_together(failed, "stages end")
     return results
 
 
@@ -667,6 +681,14 @@ def begin(experiment: Experiment) -> dict[str, Any]:
             )
         del results[stage]
         forget_progress(experiment, stage)
+    for stage in TOGETHER:
+        pending = stage in config.stages and stage not in results and has_progress(experiment, stage)
+        if pending and (begun_on := data.get(stage, experiment.data_version)) != experiment.data_version:
+            raise ValueError(
+                f"{experiment.workdir}: {stage} began on {begun_on}, and the data are {experiment.data_version} "
+                "now. If landmarks.csv was added or changed, put the old state back until stages 1 and 2 have "
+                "finished; otherwise use another --workdir"
+            )
     if any(stage in config.stages and stage not in results for stage in TOGETHER):
         for stage in EVALUATION:  # one that was cut off began on another network
             if stage not in results:
@@ -675,25 +697,15 @@ def begin(experiment: Experiment) -> dict[str, Any]:
 
 
 def run_stage(experiment: Experiment, stage: str, results: dict[str, Any]) -> None:
-    """Runs one stage and writes its result beside the others.
-
-    Raises:
-      ValueError: the data changed in the middle of stage 1 or 2.
-    """
-    data = results["data"]
-    if stage in TOGETHER and has_progress(experiment, stage):
-        begun_on = data.get(stage, experiment.data_version)
-        if begun_on != experiment.data_version:
-            raise ValueError(
-                f"{experiment.workdir}: {stage} began on {begun_on}, and the data are {experiment.data_version} "
-                "now. If landmarks.csv was added or changed, put the old state back until stages 1 and 2 have "
-                "finished; otherwise use another --workdir"
-            )
+    """Runs one stage; the first process writes its result beside the others."""
     if stage != "export":  # which reads no data
-        data[stage] = experiment.data_version
-    write_json(experiment.workdir / "results.json", results)
+        results["data"][stage] = experiment.data_version
+    if processes.is_first():
+        write_json(experiment.workdir / "results.json", results)
     started = time.monotonic()
     results[stage] = RUN[stage](experiment)
+    if not processes.is_first():
+        return
     write_json(experiment.workdir / "results.json", results)
     outcome = f"finished in {time.monotonic() - started:.0f} s"
     if was_skipped(results[stage]):

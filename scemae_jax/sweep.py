@@ -41,15 +41,15 @@ from scemae_jax import stages
 from scemae_jax.allocator import restart_keeping_freed_memory
 from scemae_jax.config import Config
 from scemae_jax.export import save_model
-from scemae_jax.main import CONFIG, DRY_RUN, PREEMPTED, STOP_AFTER, STOPPED_EARLY, WORKDIR
+from scemae_jax.main import CONFIG, COORDINATOR, DISTRIBUTED, DRY_RUN, PREEMPTED, STOP_AFTER, STOPPED_EARLY, WORKDIR
 from scemae_jax.report import figures
 from scemae_jax.report.table import matching_forms
-from scemae_jax.training import loop, processes
+from scemae_jax.training import processes
 
 SWEEP = flags.DEFINE_string("sweep", None, "The points to run: a file in configs/sweeps/.")
 SEEDS = flags.DEFINE_list("seeds", None, "Seeds, as in 0,1,2, instead of those of the sweep file.")
 
-STAGE1 = ("seed", "init", "dtype", "data", "pretrain")
+STAGE1 = ("seed", "init", "dtype", "data", "mesh", "pretrain")
 """Sections and fields of the config that stage 1 depends on; and of the networks:"""
 STAGE1_NETWORK = (
     "encoder", "positions", "decoder_width", "decoder_depth", "decoder_heads", "mask_ratio", "normalise_target",
@@ -201,7 +201,7 @@ def run_sweep(config: Config, sweep: Sweep, workdir: Path, stop_at: float | None
         print(f"== {name}", flush=True)
         try:
             if stop_at is not None and time.monotonic() > stop_at and not run.finished:
-                raise loop.OutOfTime(f"stopped before {name}; run the same command to go on")
+                raise processes.OutOfTime(f"stopped before {name}; run the same command to go on")
             configuration.check(run.config)
             if run.stage1:
                 if run.stage1_workdir in broken:
@@ -212,7 +212,7 @@ def run_sweep(config: Config, sweep: Sweep, workdir: Path, stop_at: float | None
                     broken[run.stage1_workdir] = error
                     raise
             stages.run_all(stages.Experiment(run.config, run.workdir, stop_at))
-        except (loop.OutOfTime, processes.Interrupted):
+        except (processes.OutOfTime, processes.Interrupted):
             raise
         except Exception as error:  # whatever it is, the other points may do
             logging.debug("where it happened", exc_info=True)
@@ -435,6 +435,8 @@ def main(argv: Sequence[str]) -> None:
     config, workdir = CONFIG.value, Path(str(WORKDIR.value))  # `run` marks them as required
     processes.handle_sigterm()
     try:
+        if DISTRIBUTED.value or COORDINATOR.value:
+            raise ValueError("a sweep runs in one process: leave out --distributed and --coordinator")
         sweep = load_sweep(Path(str(SWEEP.value)))
         if SEEDS.value is not None:
             sweep = dataclasses.replace(sweep, seeds=parse_seeds(SEEDS.value))
@@ -447,7 +449,7 @@ def main(argv: Sequence[str]) -> None:
         if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # programs that one point compiled serve the next
             jax.config.update("jax_compilation_cache_dir", str((workdir / "compiled").absolute()))
         failures = run_sweep(config, sweep, workdir, stop_at)
-    except loop.OutOfTime as stopped:
+    except processes.OutOfTime as stopped:
         print(stopped)
         sys.exit(STOPPED_EARLY)
     except processes.Interrupted as interrupted:

@@ -18,7 +18,6 @@ from test_main import EXPERIMENT, ROOT, compiled  # noqa: F401 (compiled is a fi
 from scemae_jax import config as configuration
 from scemae_jax import stages, sweep
 from scemae_jax.export import load
-from scemae_jax.training import loop
 from scemae_jax.training.checkpoints import restore_params
 from scemae_jax.training.metrics import read_metrics
 
@@ -345,11 +344,11 @@ class AfterOneLook(float):
 def test_a_sweep_that_was_cut_off_goes_on(tiny_config, tmp_path):
     config = tiny_config(stages=("pretrain", "refine"))
     points = sweep.Sweep(title="t", points={"the config": {}, "cold": {"refine.temperature": 0.05}})
-    with pytest.raises(loop.OutOfTime, match="stopped before the config; run the same command"):
+    with pytest.raises(processes.OutOfTime, match="stopped before the config; run the same command"):
         sweep.run_sweep(config, points, tmp_path, stop_at=time.monotonic() - 1)
     assert not (tmp_path / "stage1").exists()
     assert "0 of 2 runs have finished" in (tmp_path / "sweep.md").read_text()
-    with pytest.raises(loop.OutOfTime, match="pretrain stopped at step 1 of 4"):
+    with pytest.raises(processes.OutOfTime, match="pretrain stopped at step 1 of 4"):
         sweep.run_sweep(config, points, tmp_path, stop_at=AfterOneLook())
     assert sweep.run_sweep(config, points, tmp_path) == {}
     assert "2 of 2 runs have finished" in (tmp_path / "sweep.md").read_text()

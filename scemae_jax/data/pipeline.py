@@ -16,6 +16,9 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
+MOST_THREADS = 16
+"""That load ahead, a batch each."""
+
 
 class ExampleSource(Protocol):
     """A sequence of examples, each a dict of arrays."""
@@ -70,8 +73,7 @@ class Batches:
         return batch
 
     def _start(self) -> grain.DatasetIterator:
-        cores = os.cpu_count() or 1
-        threads = 1 if self._workers else cores
+        threads = 1 if self._workers else min(os.cpu_count() or 1, MOST_THREADS)
         ahead = self._dataset[self._drawn :].to_iter_dataset(
             grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
         )

@@ -33,7 +33,7 @@ from scemae_jax.models.convnet import ConvNet
 from scemae_jax.models.heads import LandmarkHead
 from scemae_jax.ops.ridge import ridge
 from scemae_jax.training import optimizer
-from scemae_jax.training.loop import OutOfTime
+from scemae_jax.training.processes import OutOfTime
 
 FeatureFn = Callable[[Num[Array | np.ndarray, "n 136 136 3"]], Float[Array, "n g g c"]]
 Forms = Mapping[int, Callable[[Float[np.ndarray, "n l 2"]], Float[np.ndarray, "n k 2"]]]

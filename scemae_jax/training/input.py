@@ -18,7 +18,7 @@ from jaxtyping import Array, Int, Int32, UInt8
 from scemae_jax.data import pipeline
 from scemae_jax.data.pipeline import Batches, ExampleSource
 from scemae_jax.data.sources import ImagesOnDisk, in_memory
-from scemae_jax.training import sharding
+from scemae_jax.training import processes, sharding
 
 DEVICE_SHARE, HOST_SHARE = 0.4, 0.5
 """Of a device's memory, and of the host's free memory, that a dataset may take where `choose_cache` decides."""
@@ -58,17 +58,19 @@ def choose_cache(asked: str, nbytes: int, mesh: Mesh) -> str:
     """Where `nbytes` of decoded images are kept: as asked, or ("auto") where they fit, devices first; says where."""
     if asked != "auto":
         return asked
-    statistics = mesh.local_devices[0].memory_stats() or {}
+    statistics = mesh.local_devices[0].memory_stats()
     free = psutil.virtual_memory().available
-    on_device = statistics.get("bytes_limit", free) * DEVICE_SHARE  # a CPU has no limit of its own: it is the host's
-    if nbytes / mesh.size <= on_device:
-        chosen, why = "device", f"divided over {mesh.size} of {mesh.devices.flat[0].platform}"
-    elif nbytes <= free * HOST_SHARE:
-        chosen, why = "host", "too many for the devices"
-    else:
-        chosen, why = "none", f"too many for the devices and for the {free / 2**30:.0f} GiB of memory that are free"
-    if jax.process_index() == 0:
-        print(f"config.data.cache: {chosen} ({nbytes / 2**30:.2f} GiB of decoded images, {why})")
+    # A CPU has no memory of its own: it is the host's, however many devices it makes.
+    on_devices = statistics["bytes_limit"] * mesh.size if statistics else free
+    places = {
+        "device": (nbytes <= on_devices * DEVICE_SHARE, f"over {mesh.size} of {mesh.devices.flat[0].platform}"),
+        "host": (nbytes <= free * HOST_SHARE, "too many for the devices"),
+        "none": (True, f"too many for the devices and for the {free / 2**30:.0f} GiB of memory that are free"),
+    }
+    first = next(number for number, (has_room, _) in enumerate(places.values()) if has_room)
+    chosen = list(places)[processes.of_the_first(first)]
+    if processes.is_first():
+        print(f"config.data.cache: {chosen} ({nbytes / 2**30:.2f} GiB of decoded images, {places[chosen][1]})")
     return chosen
 
 

@@ -166,18 +166,21 @@ def fit(task: Task, *, workdir: Path, mesh: Mesh, rules: sharding.Rules = (), st
       Interrupted: SIGTERM came (see `processes.handle_sigterm`); everything so far is saved.
       ValueError: the batch does not divide over devices and parts, or a rule does not fit a parameter.
     """
-    parts = mesh.size * task.accumulate
-    if task.input.batch_size % parts:
+    shares = mesh.size * task.accumulate
+    if task.input.batch_size % shares:
         raise ValueError(
             f"{task.name}: batch_size {task.input.batch_size} does not divide over {mesh.size} devices and "
-            f"accumulate={task.accumulate}: make it a multiple of {parts}"
+            f"accumulate={task.accumulate}: make it a multiple of {shares}"
         )
     state = initial_state(task)
     state = sharding.place(state, sharding.by_rules(mesh, state, rules))
     constants = sharding.place(task.constants, sharding.replicated(mesh))
     checkpoints = Checkpoints(workdir / "checkpoints" / task.name, mesh)
+    part, parts = sharding.process_part(mesh)
     first = checkpoints.latest() or 0
+    first = processes.of_the_first(first) if parts > 1 else first
     if first > task.steps:
+        checkpoints.close()
         raise ValueError(
             f"{task.name}: the checkpoint in {workdir} is of step {first}, beyond the {task.steps} steps asked "
             "for (did the data shrink?): use another --workdir"
@@ -189,13 +192,13 @@ def fit(task: Task, *, workdir: Path, mesh: Mesh, rules: sharding.Rules = (), st
         checkpoints.close()
         return state.params
 
-    writes = sharding.process_part(mesh)[0] == 0
+    writes = part == 0
     writer = metrics.MetricsWriter(workdir, task.name, resumed_at=first) if writes else None
     gathered = gathered_metrics(task)
     step_fns = {count: compile_step(task, mesh, rules, steps=count) for count in {1, task.steps_per_dispatch}}
     fresh = jax.jit(gathered.empty, out_shardings=sharding.replicated(mesh))
     row = jax.jit(lambda seen, step: seen.compute() | {"learning_rate": task.schedule(step - 1)})
-    seen, stop = fresh(), processes.Stop(stop_at)
+    seen, stop = fresh(), processes.Stop(stop_at, alone=parts == 1)
     progress = tqdm(
         total=task.steps, initial=first, desc=task.name, unit="step", dynamic_ncols=True, disable=not writes,
         mininterval=1 if sys.stderr.isatty() else 30,
@@ -228,7 +231,7 @@ def fit(task: Task, *, workdir: Path, mesh: Mesh, rules: sharding.Rules = (), st
                     checkpoints.save(step, state, task.input.batches.get_state())
                 if (interrupted or out_of_time) and step < task.steps:
                     why = f"{task.name} stopped at step {step} of {task.steps}; run the same command to go on"
-                    raise processes.Interrupted(why) if interrupted else OutOfTime(why)
+                    raise processes.Interrupted(why) if interrupted else processes.OutOfTime(why)
     finally:
         progress.close()
         if writer:
@@ -243,10 +246,6 @@ def _steps_to_dispatch(task: Task, step: int) -> int:
     count = task.steps_per_dispatch
     due = [*(every - step % every for every in (task.log_every, task.checkpoint_every)), task.steps - step]
     return count if step % count == 0 and min(due) >= count else 1
-
-
-class OutOfTime(TimeoutError):
-    """The time limit came before the last step; a checkpoint was saved."""
 
 
 def _advice(task: Task, step: int, checkpoint: int | None) -> str:

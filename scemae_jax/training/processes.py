@@ -9,15 +9,25 @@ from contextlib import contextmanager
 from types import FrameType
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
 DAY_S = 24 * 3600
+MESSAGE_BYTES = 4096
 STOPPED = "stopped by SIGTERM; run the same command to go on"
 
 
-class Interrupted(Exception):
-    """SIGTERM came; everything so far is saved."""
+class OutOfTime(TimeoutError):
+    """The time limit came before the last step; everything so far is saved."""
+
+
+class Interrupted(BaseException):
+    """SIGTERM came; everything so far is saved. No `Exception`, so that nobody who catches those holds it up."""
+
+
+class PeerLostError(ConnectionError):
+    """Another process of the run is not there, or no longer."""
 
 
 def join(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -> None:
@@ -25,16 +35,26 @@ def join(coordinator: str = "", num_processes: int = 0, process_id: int = -1) ->
 
     Raises:
       ValueError: the coordinator is given, but not how many processes there are and which this is.
+      PeerLostError: not all of them came.
     """
-    if not coordinator:
-        jax.distributed.initialize()
-        return
-    if num_processes < 1 or not 0 <= process_id < num_processes:
+    if coordinator and (num_processes < 1 or not 0 <= process_id < num_processes):
         raise ValueError(
             f"--coordinator={coordinator} needs --num_processes and --process_id from 0 below it; they are "
             f"{num_processes} and {process_id}"
         )
-    jax.distributed.initialize(coordinator, num_processes, process_id)
+    try:
+        if coordinator:
+            jax.distributed.initialize(coordinator, num_processes, process_id)
+        else:
+            jax.distributed.initialize()
+    except jax.errors.JaxRuntimeError as error:
+        raise PeerLostError(f"the processes of the run did not come together: {error}") from error
+
+
+def lost_peer(error: Exception) -> bool:
+    """Whether it was another process that made a computation fail."""
+    signs = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED", "Gloo", "heartbeat", "coordination service")
+    return jax.process_count() > 1 and any(sign in str(error) for sign in signs)
 
 
 def is_first() -> bool:
@@ -48,26 +68,62 @@ def wait_for_all(name: str) -> None:
     multihost.sync_global_processes(name, timeout=DAY_S, processes=everyone)
 
 
+def of_the_first(number: int) -> int:
+    """The first process's number, which all agree on."""
+    return int(multihost_utils.broadcast_one_to_all(np.int64(number))) if jax.process_count() > 1 else number
+
+
+def fail_together(error: BaseException | None, name: str) -> None:
+    """Where the first process has an error, all raise it: no one waits for what will not come.
+
+    Every process calls this, the others with None; `name` is of this place and moment alone.
+
+    Raises:
+      Interrupted, OutOfTime or ValueError: in the others, as what the first raises is one of the first two or not.
+    """
+    if jax.process_count() == 1:
+        if error:
+            raise error
+        return
+    wait_for_all(name)
+    kinds = (None, Interrupted, OutOfTime, ValueError)
+    kind = next((number for number, k in enumerate(kinds) if k and isinstance(error, k)), 3) if error else 0
+    text = np.zeros(MESSAGE_BYTES, np.uint8)
+    encoded = str(error).encode()[:MESSAGE_BYTES]
+    text[: len(encoded)] = np.frombuffer(encoded, np.uint8)
+    kind, text = multihost_utils.broadcast_one_to_all((np.int32(kind), text))
+    if error:
+        raise error
+    if raised := kinds[int(kind)]:
+        raise raised(f"the first process: {bytes(text).rstrip(bytes(1)).decode(errors='replace')}")
+
+
 class Stop:
     """Whether training is to save and stop, on which all processes agree."""
 
-    def __init__(self, at: float | None):
-        """`at`: time (`time.monotonic`) after which to stop; None for no limit. The first process's clock counts."""
+    def __init__(self, at: float | None, *, alone: bool):
+        """Of the processes that train, one if `alone`, the first one's clock counts.
+
+        Args:
+          at: time (`time.monotonic`) after which to stop; None for no limit.
+          alone: this process trains without the others, which do not know of it.
+        """
         self._at = at
+        self._alone = alone
 
     def out_of_time(self, *, synchronised: bool) -> bool:
         """Whether the time is up; several processes ask each other only where they are `synchronised` anyway."""
-        if self._at is None or (jax.process_count() > 1 and not synchronised):
+        if self._at is None or not (self._alone or synchronised):
             return False
         late = time.monotonic() > self._at
-        return bool(multihost_utils.broadcast_one_to_all(late)) if jax.process_count() > 1 else late
+        return late if self._alone else bool(of_the_first(late))
 
     def interrupted(self) -> bool:
-        """Whether SIGTERM came, to any process; every process calls this after each step."""
-        if jax.process_count() == 1:
-            return _Signals.came
-        _Signals.asked += 1
-        return multihost_utils.reached_preemption_sync_point(_Signals.asked)
+        """Whether SIGTERM came, to any of the processes that train; each calls this after each step."""
+        if not self._alone:
+            _Signals.asked += 1
+            _Signals.came |= multihost_utils.reached_preemption_sync_point(_Signals.asked)
+        return _Signals.came
 
 
 class _Signals:
@@ -82,7 +138,8 @@ class _Signals:
 def handle_sigterm() -> None:
     """From now on SIGTERM raises `Interrupted`, once what is being trained is saved; a second one does not wait.
 
-    Of several processes JAX's coordination service takes the signal and tells the others.
+    Of several processes JAX's coordination service takes the signal and tells the others, where they train together;
+    what the first one does alone is not interrupted.
     """
     if jax.process_count() == 1:
         signal.signal(signal.SIGTERM, _on_sigterm)

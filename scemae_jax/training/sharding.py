@@ -19,7 +19,7 @@ BATCH = PartitionSpec(("data", "fsdp"))
 
 Rules = Sequence[tuple[str, Sequence[str]]]
 """Patterns over parameter names such as `encoder/blocks_0/mlp_in/kernel`, each with a mesh axis, or "", for each of the
-parameter's axes; the first pattern that is found in a name counts."""
+parameter's axes. The first pattern that is found somewhere in a name counts; a name may have something before it."""
 
 
 def make_mesh(devices: Sequence[Any] | None = None, *, data: int = 0, fsdp: int = 1) -> Mesh:
@@ -84,8 +84,8 @@ def _spec(mesh: Mesh, name: str, shape: tuple[int, ...], pattern: str, axes: Seq
 
 def place(tree: Any, shardings: Any) -> Any:
     """A copy of a tree of arrays with these shardings, in new buffers (so that a step may donate them)."""
-    if jax.process_count() > 1:  # what lies on one process's device goes to those of others by way of the host
-        tree = jax.device_get(tree)
+    # What lies on one device goes to the others first; to those of other processes by way of the host.
+    tree = jax.device_get(tree) if jax.process_count() > 1 else jax.device_put(tree, shardings)
     return jax.jit(lambda t: jax.tree.map(lambda x: x + 0, t), out_shardings=shardings)(tree)
 
 

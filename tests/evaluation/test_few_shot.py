@@ -15,7 +15,7 @@ from scemae_jax.model import Model, as_square_images
 from scemae_jax.models.convnet import ConvNet
 from scemae_jax.models.heads import LandmarkHead, LinearHead
 from scemae_jax.training import optimizer
-from scemae_jax.training.loop import OutOfTime
+from scemae_jax.training.processes import OutOfTime
 
 
 def blob_faces(number, seed=0, landmarks=5):

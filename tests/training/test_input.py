@@ -95,7 +95,7 @@ def mesh_with(limit_gib, devices=1):
         (9, mesh_with(16, devices=16), 100, "device"),  # divided over them
         (90, mesh_with(141), 100, "none"),
         (9, mesh_with(None), 100, "device"),  # a CPU's memory is the host's
-        (9, mesh_with(None), 20, "host"),
+        (9, mesh_with(None, devices=8), 20, "host"),
         (9, mesh_with(None), 10, "none"),
     ],
 )

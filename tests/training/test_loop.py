@@ -225,9 +225,9 @@ def test_learns_a_plane(tmp_path):
 
 def test_the_time_limit_saves_and_the_run_goes_on(tmp_path):
     whole = fit(linear_task(), tmp_path / "whole")
-    with pytest.raises(loop.OutOfTime, match="linear stopped at step 1 of 20; run the same command"):
+    with pytest.raises(processes.OutOfTime, match="linear stopped at step 1 of 20; run the same command"):
         fit(linear_task(), tmp_path / "parts", stop_at=time.monotonic() - 1)
-    with pytest.raises(loop.OutOfTime, match="linear stopped at step 2 of 20"):
+    with pytest.raises(processes.OutOfTime, match="linear stopped at step 2 of 20"):
         fit(linear_task(), tmp_path / "parts", stop_at=time.monotonic() - 1)
     parts = fit(linear_task(), tmp_path / "parts")
     jax.tree.map(np.testing.assert_array_equal, parts, whole)

@@ -20,7 +20,7 @@ from scemae_jax.config import default
 
 def get_config():
     config = default()
-    config.stages = ("pretrain", "refine", "match", "export")
+    config.stages = ("pretrain", "refine", "match", "detect", "export")
     config.data.variant = "tiny"
     config.data.data_dir = {data_dir!r}
     config.model.encoder = "XXS/8"
@@ -28,6 +28,9 @@ def get_config():
     config.pretrain.batch_size = config.refine.batch_size = 8
     config.pretrain.steps, config.refine.steps = 60, 6
     config.pretrain.log_every, config.pretrain.checkpoint_every = 5, 10
+    config.detect.landmarks, config.detect.heatmaps, config.detect.steps = (5,), 2, 3
+    config.detect.linear.below = 0
+    config.data.synthetic_share = 0.25
     config.match.stride, config.match.max_pairs, config.match.baselines = 8, 2, False
     return config
 """
@@ -151,17 +154,34 @@ def test_the_time_limit_stops_all(runs):
     assert statuses == [75, 75], outputs
 
 
+def test_a_mistake_that_the_first_process_finds_ends_all(runs, whole):
+    """The workdir is of another config: nobody waits for what will not come, and nobody starts again for it."""
+    started = time.monotonic()
+    statuses, outputs = finish(runs.start(whole, "--config.refine.temperature=0.3"))
+    assert statuses == [1, 1], outputs
+    assert all("holds a run of another config" in output for output in outputs)
+    assert "the first process: " in outputs[1]
+    assert time.monotonic() - started < 120
+
+
 def test_one_process_goes_on_where_two_stopped(runs, whole):
-    """From the checkpoint of the test above, on one device; the loss is that of two processes to rounding."""
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(scemae_jax.__file__).parents[1])}
+    """From the checkpoint of the test above, on two devices; the loss is that of two processes to rounding."""
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(Path(scemae_jax.__file__).parents[1]),
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2".strip(),
+    }
     command = [
         sys.executable, "-m", "scemae_jax.main", "--config", runs.folder / "config.py",
         "--workdir", runs.folder / "limited",
     ]  # fmt: skip
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    there = {(row["stage"], row["step"]): row["loss"] for row in runs.rows("limited")}
-    expected = {(row["stage"], row["step"]): row["loss"] for row in runs.rows(whole)}
+    there, expected = (
+        {(row["stage"], row["step"]): row["loss"] for row in runs.rows(workdir) if row["stage"] != "detect_5"}
+        for workdir in ("limited", whole)
+    )
     common = sorted(there.keys() & expected.keys())
     assert len(common) > 10
     np.testing.assert_allclose([there[key] for key in common], [expected[key] for key in common], rtol=1e-4)
