@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh, SingleDeviceSharding
 
@@ -17,11 +18,13 @@ class Checkpoints:
     def __init__(self, directory: Path, mesh: Mesh | None = None):
         """`mesh` is where the state lives (without one: on this process's devices); its processes write together."""
         self._manager = _manager(directory, mesh, max_to_keep=2, cleanup_tmp_directories=True)
+        # Of several processes' runs Orbax takes arrays that all of them have part in, or plain ones.
+        self._copy = np.array if len(_processes(mesh)) < jax.process_count() else jnp.copy
 
     def save(self, step: int, state: Any, data_position: dict[str, Any]) -> None:
         """Starts to write; returns when the state may be changed again."""
         # The step donates the state's buffers, and on a CPU the write reads them in place: give it its own copy.
-        snapshot = jax.tree.map(jnp.copy, state)
+        snapshot = jax.tree.map(self._copy, state)
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -48,8 +51,12 @@ class Checkpoints:
         self._manager.close()
 
 
+def _processes(mesh: Mesh | None) -> set[int]:
+    return {jax.process_index()} if mesh is None else {device.process_index for device in mesh.devices.flat}
+
+
 def _manager(directory: Path, mesh: Mesh | None, **options: Any) -> ocp.CheckpointManager:
-    processes = {jax.process_index()} if mesh is None else {device.process_index for device in mesh.devices.flat}
+    processes = _processes(mesh)
     directory.mkdir(parents=True, exist_ok=True)
     among = ocp.options.MultiprocessingOptions()
     if len(processes) < jax.process_count():
