@@ -75,7 +75,11 @@ left() { echo $((minutes * 60 - SECONDS)); }
 
 measure() { # name of the results, flags of the benchmark
   local name=$1 ended=0 && shift
-  if grep -q '"finished": true' "$out/$name.json" 2>/dev/null; then echo "== $name: done before"; return; fi
+  if grep -q '"finished": true' "$out/$name.json" 2>/dev/null; then
+    echo "== $name: done before"
+    ! grep -q '"passed": false' "$out/$name.json" || failed 1 "$name: it found a disagreement"
+    return
+  fi
   [ -n "$smoke" ] || [ "$(left)" -gt 0 ] || { failed 75 "$name: no time is left for it"; return; }
   echo "== $name: $(left) seconds are left"
   local limit=(timeout "$(left)")

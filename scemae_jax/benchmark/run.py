@@ -67,7 +67,7 @@ def begin(settings: Settings, output: Path | None) -> dict[str, Any]:
     """The results so far.
 
     Raises:
-      ValueError: those in the file are of other settings.
+      ValueError: those in the file are of other settings, or of another kind of device.
     """
     if output is None or not output.exists():
         return {"settings": settings.plain(), "environment": environment(settings), "suites": {}, "finished": False}
@@ -78,6 +78,9 @@ def begin(settings: Settings, output: Path | None) -> dict[str, Any]:
             f"{name}: {there.get(name)} there, {here[name]} now" for name in here if there.get(name) != here[name]
         ]
         raise ValueError(f"--output {output} holds results of other settings ({'; '.join(differ)}): name another file")
+    there, here = results["environment"]["device"], jax.devices()[0].device_kind
+    if there != here:
+        raise ValueError(f"--output {output} holds results of {there}, and this is {here}: name another file")
     return results
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from scemae_jax.benchmark.agreement import relative_error
 from scemae_jax.benchmark.hotspots import Event, category, fused_products, idle_time, own_times
-from scemae_jax.benchmark.run import SUITES, TIMED, check_suites
+from scemae_jax.benchmark.run import SUITES, TIMED, begin, check_suites
 from scemae_jax.benchmark.settings import Settings, decoder_sizes
 
 FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -89,6 +89,14 @@ def test_what_is_done_is_not_done_twice_and_other_settings_are_refused(smoke):
     finish(again)
     assert json.loads((folder / "smoke.json").read_text()) == results
     assert "holds results of other settings (encoder: XXS/8 there, XS/8 now)" in finish(other, 1)[1]
+
+
+def test_results_of_another_device_are_refused(tmp_path):
+    settings = Settings.smoke()
+    there = {"settings": settings.plain(), "environment": {"device": "NVIDIA H200"}, "suites": {}}
+    (tmp_path / "there.json").write_text(json.dumps(there))
+    with pytest.raises(ValueError, match="holds results of NVIDIA H200, and this is cpu: name another file"):
+        begin(settings, tmp_path / "there.json")
 
 
 def test_mistakes_are_named():

@@ -56,6 +56,15 @@ def test_what_it_measures_and_that_it_is_not_measured_twice(run, tmp_path):
     assert "== b8.benchmark: done before" in ended.stdout
 
 
+def test_a_disagreement_found_before_still_counts(run, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "agreement.json").write_text('{"finished": true, "rows": [{"passed": false}]}')
+    ended, calls = run("--sizes", "b8", "--minutes", "1")
+    assert not any("agreement.json" in call for call in calls)
+    assert "agreement: it found a disagreement (status 1)" in ended.stderr
+    assert ended.returncode == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
