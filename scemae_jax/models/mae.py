@@ -70,7 +70,8 @@ class Decoder(nn.Module):
         positions = vit.sincos_position_code(self.width, rows, n // rows)
         tokens = jnp.concatenate([tokens[:, :1], patches + jnp.asarray(positions, self.dtype)], axis=1)
         blocks = [vit.Block(self.num_heads, dtype=self.dtype, name=f"blocks_{layer}") for layer in range(self.depth)]
-        tokens, _ = self.layer_loop.run(blocks, tokens)
+        if blocks:  # a checkpoint without a decoder has none
+            tokens, _ = self.layer_loop.run(blocks, tokens)
         tokens = vit.layer_norm("norm", self.dtype)(tokens)
         return vit.dense(self.patch_values, "pixels", self.dtype)(tokens[:, 1:])
 

@@ -126,10 +126,10 @@ def test_mirrored_images_are_learnt_from_with_their_landmarks_renumbered(brightn
 def test_batches_are_no_larger_than_the_data_and_epochs_become_steps(brightness, prepared):
     images, landmarks = np.zeros((6, 136, 136, 3), np.uint8), np.full((6, 5, 2), 60.0)
     task = prepared(brightness, images, landmarks, batch_size=32, epochs=10.0, least_steps=0)
-    assert (task.batch_size, task.steps) == (6, 10)
-    assert sorted(next(task.batches)["index"]) == [0, 1, 2, 3, 4, 5]
+    assert (task.input.batch_size, task.steps) == (6, 10)
+    assert sorted(next(task.input.batches)["number"]) == [0, 1, 2, 3, 4, 5]
     task = prepared(brightness, images, landmarks, batch_size=4, epochs=10.0, least_steps=0)
-    assert (task.batch_size, task.steps) == (4, 15)
+    assert (task.input.batch_size, task.steps) == (4, 15)
     assert (
         prepared(brightness, images, landmarks, batch_size=4, epochs=10.0).steps == default().detect.least_steps == 400
     )
