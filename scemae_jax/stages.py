@@ -634,7 +634,9 @@ def run_all(experiment: Experiment) -> dict[str, Any]:
     failed = None
     if processes.is_first():
         try:
-            write_json(experiment.workdir / "results.json", begin(experiment))
+            results = begin(experiment)
+            if results != read_results(experiment.workdir):  # a finished run stays untouched
+                write_json(experiment.workdir / "results.json", results)
         except Exception as error:
             failed = error
     processes.fail_together(failed, "stages begin")
