@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Trains on a folder of real faces on a bare GPU machine without a network, in one call, within a time limit.
 #
-#   bash launch/gpu_run.sh --data FOLDER --out DIR [--wheels DIR] [--minutes 55] [--sizes "t8 s8"] [--config FILE]
+#   bash launch/gpu_run.sh --data FOLDER --out DIR [--wheels DIR] [--minutes 55] [--sizes "t8 s8"]
+#     [--config configs/ytf68.py] [--work /tmp/scemae_gpu] [--smoke] [-- ARGUMENTS]
 #
 #   --data     a folder of faces with a landmarks.csv (see README.md)
 #   --out      results go here, size by size, as soon as they are there: SIZE.results.json, SIZE.metrics.jsonl,
@@ -9,10 +10,10 @@
 #   --wheels   wheels of the packages that the machine lacks; installed into a folder of their own
 #   --minutes  when to stop; divided over the sizes, most of it for stage 1
 #   --sizes    of the config
-#   --config   configs/ytf68.py, or another that takes a size
+#   --config   one that takes a size
 #   --work     workdirs and prepared data; the same folder again goes on where a run was cut off
-#   --smoke    a minute on a CPU instead: a few steps of everything, to see that it works
-# What stands after -- goes to every run: -- --config.data.synthetic_share=0
+#   --smoke    a few minutes on a CPU instead: a few steps of everything, to see that it works
+# ARGUMENTS go to every run: -- --config.data.synthetic_share=0
 #
 # Wheels to carry: those of requirements.txt that the machine lacks; where JAX and Flax are installed, these are
 # tensorflow-datasets, array_record, grain, ml-collections, clu, jaxtyping and what they need. Leave jax and jaxlib out:
@@ -20,41 +21,16 @@
 #   pip download --no-deps --only-binary=:all: -d DIR --constraint requirements.txt PACKAGE ...
 #   pip wheel --no-deps -w DIR --constraint requirements.txt promise     (it comes as source only)
 # A size that ends early leaves the model of its newest checkpoint all the same. Exit status: 0 all done, 75 out of time
-# (the same command goes on), 143 stopped by a signal, otherwise an error.
+# (the same command goes on), 143 stopped by a signal, 2 not understood, otherwise an error.
 set -euo pipefail
+# shellcheck source=launch/bare_gpu.sh
+. "$(dirname "$0")/bare_gpu.sh"
 
 tail_share=30 # percent of a size's time that stage 1 leaves to refine, match, detect, report and export
 home_share=10 # percent of it, the last, in which nothing trains: to bring home the model of a run that was stopped
 data='' out='' wheels='' minutes=55 sizes='t8 s8' config=configs/ytf68.py work=/tmp/scemae_gpu smoke=''
-while [ $# -gt 0 ]; do
-  case $1 in
-    --data | --out | --wheels | --work | --minutes | --sizes | --config)
-      [ $# -ge 2 ] || { echo "$1 needs a value" >&2; exit 2; }
-      declare "${1#--}=$2" && shift 2 ;;
-    --smoke) smoke=yes && shift ;;
-    --) shift && break ;;
-    *) echo "not understood: $1 (the first lines of $0 say what is)" >&2; exit 2 ;;
-  esac
-done
-[ -n "$out" ] || { echo "--data and --out are needed (the first lines of $0 say more)" >&2; exit 2; }
-[ -d "$data" ] || { echo "--data $data is not a folder" >&2; exit 2; }
-[[ $minutes =~ ^[1-9][0-9]*$ ]] || { echo "--minutes $minutes is not a whole number above 0" >&2; exit 2; }
-[ -z "$wheels" ] || wheels=$(cd "$wheels" && pwd -P)
-mkdir -p "$out" "$work"
-data=$(cd "$data" && pwd -P) out=$(cd "$out" && pwd -P) work=$(cd "$work" && pwd -P)
-cd "$(dirname "$0")/.."
-python=python3
-if [ -n "$wheels" ]; then
-  "$python" -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target "$work/site" "$wheels"/*.whl
-  export PYTHONPATH=$work/site${PYTHONPATH:+:$PYTHONPATH}
-elif [ -x .venv/bin/python ]; then python=.venv/bin/python; fi
-export PYTHONUNBUFFERED=1
-devices=$("$python" -c 'import jax; print(jax.default_backend(), jax.devices())')
-echo "devices: $devices"
-if [ -z "$smoke" ] && [[ $devices == cpu* ]]; then
-  echo "JAX finds no GPU (a CPU jaxlib among the wheels may hide the GPU one); to try the script on a CPU: --smoke" >&2
-  exit 1
-fi
+read_options 'data out wheels minutes sizes config work' 'smoke' "$@"
+set_up
 
 collect() { # what the current size has so far, to --out
   local from
@@ -73,24 +49,25 @@ train() { # workdir, seconds, further arguments; returns the exit status of the 
   limit=$(printf '%d.%02d' $((seconds / 60)) $((seconds % 60 * 100 / 60))) && shift 2
   "$python" -m scemae_jax.main --config "$config:$size" --workdir "$folder" --stop_after_minutes "$limit" \
     --config.data.root="$data" --config.data.data_dir="$work/data" "$@" &
-  training=$!
-  while kill -0 "$training" 2>/dev/null; do # not `wait` alone: results are to be seen while it runs
+  running=$!
+  while kill -0 "$running" 2>/dev/null; do # not `wait` alone: results are to be seen while it runs
     sleep 2
     collect
   done
-  wait "$training" || ended=$?
-  training='' && collect
+  wait "$running" || ended=$?
+  running='' && collect
   return "$ended"
 }
 
 has_checkpoint() { compgen -G "$workdir/checkpoints/*/[0-9]*" >/dev/null; }
 
 # Writes how many steps of stage 1 fit into the size's time, from the speed of a short run, to SIZE.steps.
-plan_steps() { # seconds for the short run, further arguments
-  local seconds=$1 speed=$work/$size.speed steps && shift
+plan_steps() { # seconds for the short run
+  local seconds=$1 speed=$work/$size.speed steps
   rm -rf "$speed" "$workdir" "$work/$size.steps" # no checkpoint is there, but perhaps the config of another plan
-  train "$speed" "$seconds" "$@" --dry_run || [ $? -eq 75 ] || return 1 # prepares the data, so that it is not timed
-  train "$speed" "$seconds" "$@" --config.stages="('pretrain',)" --config.pretrain.steps=300 \
+  # The first prepares the data, so that it is not timed.
+  train "$speed" "$seconds" "${run[@]}" --dry_run || [ $? -eq 75 ] || return 1
+  train "$speed" "$seconds" "${run[@]}" --config.stages="('pretrain',)" --config.pretrain.steps=300 \
     --config.pretrain.log_every=100 || [ $? -eq 75 ] || return 1 # out of time: its speed is known all the same
   steps=$("$python" - "$speed" $((size_ends - SECONDS - share * tail_share / 100)) <<'PY'
 import json, pathlib, sys
@@ -104,34 +81,22 @@ PY
 }
 
 # Measures and exports the newest checkpoint, in a workdir beside the run's, which can go on as if nothing had been.
-bring_home() { # further arguments
+bring_home() {
   local home=$workdir.home && mkdir "$home"
   ln -s "$workdir/checkpoints" "$workdir/detectors" "$home"
   cp "$workdir/config.json" "$home"
   [ ! -e "$workdir/results.json" ] || cp "$workdir/results.json" "$home"
-  train "$home" $((size_ends - SECONDS)) "$@" --config.stages="('match','export')" ||
-    train "$home" $((size_ends - SECONDS)) "$@" --config.stages="('export',)" # without annotated faces, say
+  train "$home" $((size_ends - SECONDS)) "${fixed[@]}" "${run[@]}" --config.stages="('match','export')" ||
+    # without annotated faces, say
+    train "$home" $((size_ends - SECONDS)) "${fixed[@]}" "${run[@]}" --config.stages="('export',)"
 }
 
-failed() { # exit status, what happened; an error counts more than a lack of time
-  echo "$size: $2 (status $1)" >&2
-  [ "$status" -ne 0 ] && [ "$status" -ne 75 ] || status=$1
-}
-
-# shellcheck disable=SC2317,SC2329 # a trap calls it
-stop() {
-  trap '' TERM INT HUP
-  [ -z "$training" ] || { kill "$training"; wait "$training"; } 2>/dev/null || true
-  [ -z "$workdir" ] || collect
-  exit 143
-}
-
-status=0 training='' workdir='' left_sizes=$(wc -w <<<"$sizes")
-trap stop TERM INT HUP
+workdir='' left_sizes=$(wc -w <<<"$sizes")
+trap 'end_running; [ -z "$workdir" ] || collect; exit 143' TERM INT HUP
 for size in $sizes; do
   share=$(((minutes * 60 - SECONDS) / left_sizes))
   size_ends=$((SECONDS + share)) left_sizes=$((left_sizes - 1))
-  [ -n "$smoke" ] || [ "$share" -gt 0 ] || { failed 75 'no time is left for it'; continue; }
+  [ -n "$smoke" ] || [ "$share" -gt 0 ] || { failed 75 "$size: no time is left for it"; continue; }
   workdir=$work/${smoke:+smoke-}$size
   rm -rf "$workdir.home"
   if [ -n "$smoke" ]; then
@@ -140,19 +105,19 @@ for size in $sizes; do
       --config.refine.steps=3 --config.refine.batch_size=8 --config.match.max_pairs=2 --config.detect.steps=3
       --config.detect.heatmaps=2 --config.detect.stride=8 --config.report.examples=2 --config.data.variant=tiny)
   else
-    plan="$minutes $sizes $config $data $*"
+    plan="$minutes $sizes $config $data ${run[*]}"
     if ! has_checkpoint && { [ ! -e "$work/$size.steps" ] || [ "$(cat "$work/$size.plan")" != "$plan" ]; }; then
-      plan_steps $((share < 1500 ? share / 5 : 300)) "$@" || { failed 1 'its speed could not be measured'; continue; }
+      plan_steps $((share < 1500 ? share / 5 : 300)) || { failed 1 "$size: its speed could not be measured"; continue; }
     fi
     fixed=(--config.pretrain.steps="$(cat "$work/$size.steps")")
   fi
   echo "== $size: $(((size_ends - SECONDS) / 60)) minutes, ${fixed[0]}"
   ended=0
-  train "$workdir" $((size_ends - SECONDS - share * home_share / 100)) "${fixed[@]}" "$@" || ended=$?
+  train "$workdir" $((size_ends - SECONDS - share * home_share / 100)) "${fixed[@]}" "${run[@]}" || ended=$?
   if [ "$ended" -ne 0 ]; then
-    failed "$ended" 'ended before its last stage'
+    failed "$ended" "$size: ended before its last stage"
     if has_checkpoint && [ ! -e "$workdir/export" ]; then
-      bring_home "${fixed[@]}" "$@" || failed "$?" 'its model could not be exported'
+      bring_home || failed "$?" "$size: its model could not be exported"
     fi
   fi
 done

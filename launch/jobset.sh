@@ -42,6 +42,7 @@ mount=/mnt/scemae namespace='' spot='' retries=10 grace=300 dry_run=''
 read_options \
   'image tpu topology chips gpus pods accelerator name claim storage storage_class mount namespace retries grace' \
   'spot dry_run' "$@"
+read_run
 whole_number --chips "$chips" 1
 whole_number --pods "$pods" 1
 whole_number --retries "$retries" 0

@@ -30,6 +30,7 @@ cd "$(dirname "$0")/.."
 
 processes=2 devices='' port='' retries=3 grace=300 dry_run=''
 read_options 'processes devices port retries grace' 'dry_run' "$@"
+read_run
 whole_number --processes "$processes" 1
 whole_number --retries "$retries" 0
 whole_number --grace "$grace" 0

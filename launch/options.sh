@@ -6,8 +6,7 @@ usage() { # what is wrong, with which value, and what to do
   exit 2
 }
 
-# Sets the variable of each option given (--dry-run sets dry_run), `run` to the arguments after -- and `workdir` to the
-# one among them.
+# Sets the variable of each option given (--dry-run sets dry_run), and `run` to the arguments after --.
 read_options() { # names of options that take a value, names of those that take none, arguments
   local _valued=" $1 " _switches=" $2 " _variable && shift 2 # names that no option has
   while [ $# -gt 0 ] && [ "$1" != -- ]; do
@@ -22,10 +21,14 @@ read_options() { # names of options that take a value, names of those that take 
     fi
   done
   [ $# -eq 0 ] || shift
+  run=("$@")
+}
+
+read_run() { # sets `workdir` to the one in `run`, which is to have a config, too
+  set -- ${run[@]+"${run[@]}"} # bash before 4.4 takes an empty one for unset
   argument --config "$@" >/dev/null || usage "the run has no --config: $0 -- --config FILE --workdir DIR"
   # shellcheck disable=SC2034 # for the script that sources this
-  run=("$@") workdir=$(argument --workdir "$@") ||
-    usage "the run has no --workdir: $0 -- --config FILE --workdir DIR"
+  workdir=$(argument --workdir "$@") || usage "the run has no --workdir: $0 -- --config FILE --workdir DIR"
 }
 
 argument() { # the value of a flag, as `flag value` or `flag=value`, among the arguments that follow

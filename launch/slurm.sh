@@ -25,7 +25,8 @@
 # JAX learns coordinator, number and id from SLURM, and takes the GPU of its number on the node; so every process must
 # see all GPUs of its node (--gpus-per-node, no --gpus-per-task). The warning goes to the processes and not to the batch
 # script (no B:), which then finds status 85 and queues the job again; scancel ends the script first, so that a
-# cancelled job stays so. Preempted jobs and those of lost nodes SLURM queues again by itself (--requeue).
+# cancelled job stays so. Preempted jobs and those of lost nodes SLURM queues again by itself (--requeue). Any other
+# status ends the job, also 75: a run that is given --stop_after_minutes is to stop then; the same command goes on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=launch/options.sh
@@ -33,6 +34,7 @@ cd "$(dirname "$0")/.."
 
 name=scemae nodes=1 gpus=8 cpus=8 time=24:00:00 partition='' account='' save=120 retries=100 dry_run=''
 read_options 'name nodes gpus cpus time partition account save retries' 'dry_run' "$@"
+read_run
 whole_number --nodes "$nodes" 1
 whole_number --gpus "$gpus" 1
 whole_number --cpus "$cpus" 1

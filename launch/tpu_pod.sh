@@ -35,6 +35,7 @@ cd "$(dirname "$0")/.."
 nfs='' name=scemae zone='' project='' type=v5litepod-16 version=v2-alpha-tpuv5-lite mount=/mnt/scemae spot=''
 retries=10 poll=30 delete='' dry_run=''
 read_options 'nfs name zone project type version mount retries poll' 'spot delete dry_run' "$@"
+read_run
 whole_number --retries "$retries" 0
 whole_number --poll "$poll" 0
 [[ $nfs == *:/* ]] || usage "--nfs '$nfs': give the share that all workers mount, as 10.0.0.2:/share"

@@ -90,7 +90,7 @@ SCRIPTS = {
 }
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", [*SCRIPTS, "gpu_run.sh", "gpu_suite.sh"])
 def test_the_header_has_every_option_and_its_default(script):
     header, code = (LAUNCH / script).read_text().split("set -euo pipefail")
     (names,) = re.findall(r"^read_options\s+'([^']*)'\s+'([^']*)'", code.replace("\\\n", ""), re.MULTILINE)
