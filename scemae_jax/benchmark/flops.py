@@ -57,9 +57,11 @@ def decoder(architecture: Architecture, visible: int) -> int:
 
 def projector(architecture: Architecture, tokens: int) -> int:
     """The projector, forward."""
-    width = architecture.variant.width
-    hidden = linear(tokens, width, width) if architecture.projector_hidden else 0
-    return hidden + linear(tokens, width, architecture.projection)
+    return _projector(tokens, architecture.variant.width, architecture.projection, hidden=architecture.projector_hidden)
+
+
+def _projector(tokens: int, width: int, features: int, *, hidden: bool) -> int:
+    return (linear(tokens, width, width) if hidden else 0) + linear(tokens, width, features)
 
 
 def clustering(tokens: int, width: int) -> int:
@@ -95,10 +97,11 @@ def refine_all_tokens(architecture: Architecture) -> int:
     return encoder(architecture, n) + TRAINING * projector(architecture, n)
 
 
-def refine_hypercolumns(architecture: Architecture) -> int:
-    """Of an image in a step of `alternatives.hypercolumn_loss`."""
+def refine_hypercolumns(architecture: Architecture, *, hidden: bool) -> int:
+    """Of an image in a step of `alternatives.hypercolumn_loss`, whose projector may have a hidden layer."""
     n, v = num_patches(architecture), architecture.variant
-    return encoder(architecture, n) + TRAINING * linear(n, v.depth * v.width, architecture.projection)
+    projecting = _projector(n, v.depth * v.width, architecture.projection, hidden=hidden)
+    return encoder(architecture, n) + TRAINING * projecting
 
 
 def features(architecture: Architecture, stride: int, *, projected: bool) -> int:

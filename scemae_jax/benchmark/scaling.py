@@ -92,13 +92,11 @@ def _plans(sizes: Sequence[str], stage: str, slice: str, fsdp: int, batch_size: 
 SIZES = ("t8", "s8", "b8")
 PAPER_BATCH = [
     *_plans(SIZES, "pretrain", "v5e:4x4", 1, 512),
-    *_plans(SIZES, "pretrain", "v5e:4x4", 4, 512),
+    *_plans(("t8",), "pretrain", "v5e:4x4", 4, 512),
     *_plans(SIZES, "refine", "v5e:4x4", 1, 256),
-    *_plans(("b8",), "refine", "v5e:4x4", 4, 256),
-    *_plans(("b8",), "pretrain", "v5p:2x2x4", 4, 512),
-    *_plans(("b8",), "pretrain", "v6e:4x4", 4, 512),
+    *_plans(SIZES, "pretrain", "v5p:2x2x4", 4, 512),
+    *_plans(SIZES, "refine", "v5p:2x2x4", 4, 256),
 ]
-LARGER_BATCH = _plans(("s8",), "pretrain", "v5e:4x4", 1, 4096) + _plans(("b8",), "pretrain", "v5e:4x4", 4, 4096)
 SLICES = {1: "v5e:1x1", 4: "v5e:2x2", 16: "v5e:4x4", 64: "v5e:8x8", 256: "v5e:16x16"}
 PER_CHIP, GLOBAL, AT_ONCE = 64, 4096, 128
 """Images: of a chip where each has as many, of all chips, and the most of a chip in one part of a batch."""
@@ -114,8 +112,8 @@ STRONG = {
     )
     for chips, slice in SLICES.items()
 }
-PLANS = list(dict.fromkeys([*PAPER_BATCH, *LARGER_BATCH, *WEAK.values(), *STRONG.values()]))
-BATCHES = [512 * count for count in (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64)]
+PLANS = list(dict.fromkeys([*PAPER_BATCH, *WEAK.values(), *STRONG.values()]))
+BATCHES = [512 * count for count in (1, 2, 4, 6, 8, 10, 12, 16)]
 """Among which the largest that fits is sought."""
 
 

@@ -28,6 +28,9 @@ class Settings:
     batch_size: int = 0
     """Of both stages; 0: each has the config's own."""
     dtype: str = "float32"
+    scan_layers: bool = False
+    """In stage 1, as `remat`: see config.pretrain."""
+    remat: bool = False
     repeats: int = 5
     seconds: float = 2.0
     """A timed block lasts at least so long."""
@@ -45,7 +48,7 @@ class Settings:
 
     @classmethod
     def smoke(cls, **fields: Any) -> Settings:
-        """A minute on a CPU, to see that all of it works."""
+        """A few minutes on a CPU, to see that all of it works."""
         tiny = cls(
             encoder="XXS/8", decoder=(32, 1, 2), batch_size=4, repeats=2, seconds=0.02, cluster_batch=4,
             cluster_tokens=20, scaling_tokens=(16, 32), feature_images=4, small=True,
@@ -61,6 +64,7 @@ class Settings:
         config.model.encoder = self.encoder
         config.model.decoder_width, config.model.decoder_depth, config.model.decoder_heads = self.decoder
         config.dtype = self.dtype
+        config.pretrain.scan_layers, config.pretrain.remat = self.scan_layers, self.remat
         for stage in (config.pretrain, config.refine):
             stage.batch_size = self.batch_size or stage.batch_size
         configuration.check(config)

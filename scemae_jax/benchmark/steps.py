@@ -18,7 +18,7 @@ from scemae_jax.benchmark.measure import Contender, compile_program
 from scemae_jax.benchmark.settings import Settings
 from scemae_jax.data.sources import ImagesInMemory
 from scemae_jax.model import WINDOW, Architecture
-from scemae_jax.models import mae
+from scemae_jax.models import mae, vit
 from scemae_jax.training import loop, pretrain, refine, sharding
 from scemae_jax.training.input import Input, from_host, on_devices
 
@@ -111,7 +111,8 @@ def normalised_views(settings: Settings, count: int) -> Float[np.ndarray, "n 96 
 
 def without_augmentation(task: loop.Task, settings: Settings) -> loop.Task:
     """Stage 1's masked autoencoder and optimiser alone, on views that are handed over."""
-    network, batch_size = settings.architecture.build_mae(), task.input.batch_size
+    stage, batch_size = settings.config.pretrain, task.input.batch_size
+    network = settings.architecture.build_mae(vit.LayerLoop(scan=stage.scan_layers, remat=stage.remat))
     patches = (WINDOW // settings.architecture.variant.patch_size) ** 2
 
     def loss(params: Any, _: Any, batch: dict[str, Num[Array, "b 96 96 3"]], key: Array) -> tuple[Array, dict]:
@@ -136,8 +137,8 @@ def with_loss(task: loop.Task, settings: Settings, loss_of_images: Callable[...,
     return dataclasses.replace(task, loss=loss, outputs=())
 
 
-def with_hypercolumns(task: loop.Task, architecture: Architecture) -> loop.Task:
+def with_hypercolumns(task: loop.Task, architecture: Architecture, *, hidden: bool) -> loop.Task:
     """Stage 2 with random weights of the projector that `alternatives.hypercolumn_loss` needs."""
     columns = jnp.zeros((1, architecture.variant.depth * architecture.variant.width))
-    projector = alternatives.hypercolumn_projector(architecture, hidden=False)
+    projector = alternatives.hypercolumn_projector(architecture, hidden=hidden)
     return dataclasses.replace(task, params=projector.init(jax.random.key(0), columns)["params"])

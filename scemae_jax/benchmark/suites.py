@@ -55,7 +55,10 @@ def pretraining(settings: Settings) -> list[Row]:
 
 
 def refinement(settings: Settings) -> list[Row]:
-    """Stage 2's step as it is trained, with all tokens, with hypercolumns; clustering alone, a share of the first."""
+    """Stage 2's step as it is trained, with all tokens, with hypercolumns; clustering alone, a share of the first.
+
+    Hypercolumns have a linear projector, which costs least, or the paper's one with a hidden layer.
+    """
     config, architecture = settings.config, settings.architecture
     task = refine_task(settings, held_on_devices(settings, config.refine.batch_size))
     tasks = {
@@ -64,11 +67,12 @@ def refinement(settings: Settings) -> list[Row]:
             with_loss(task, settings, alternatives.all_tokens_loss),
             flops.refine_all_tokens(architecture),
         ),
-        "stage 2, hypercolumns": (
-            with_loss(with_hypercolumns(task, architecture), settings, alternatives.hypercolumn_loss),
-            flops.refine_hypercolumns(architecture),
-        ),
     }
+    for projector, hidden in {"linear": False, "two layers": True}.items():
+        tasks[f"stage 2, hypercolumns, {projector}"] = (
+            with_loss(with_hypercolumns(task, architecture, hidden=hidden), settings, alternatives.hypercolumn_loss),
+            flops.refine_hypercolumns(architecture, hidden=hidden),
+        )
     contenders = []
     for name, (form, needed) in tasks.items():
         trainer = Trainer(form, settings)

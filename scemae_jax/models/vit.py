@@ -306,9 +306,11 @@ class ViT(nn.Module):
         before the last LayerNorm) and `cls_logits_1` ... (the CLS query's scaled logits `[B, heads, 1 + N]`).
         """
         tokens = self.embed(images, keep)
+        if not intermediates:
+            tokens, _ = self.layers(tokens, 1, self.depth)
+            return self.normalise(tokens)
         seen = {"embedded": tokens}
         for layer in range(1, self.depth + 1):
             tokens, seen[f"cls_logits_{layer}"] = self.layers(tokens, layer, layer)
             seen[f"layer_{layer}"] = tokens
-        tokens = self.normalise(tokens)
-        return (tokens, seen) if intermediates else tokens
+        return self.normalise(tokens), seen

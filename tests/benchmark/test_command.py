@@ -53,7 +53,8 @@ def test_every_suite_leaves_rows_of_sane_numbers(smoke):
     rows = {name: [row["name"] for row in suite["rows"]] for name, suite in results["suites"].items()}
     assert rows["pretrain"] == ["stage 1", "masked autoencoder, ours"]
     assert rows["refine"] == [
-        "stage 2", "stage 2, all tokens", "stage 2, hypercolumns", "clustering of stage 2 alone",
+        "stage 2", "stage 2, all tokens", "stage 2, hypercolumns, linear", "stage 2, hypercolumns, two layers",
+        "clustering of stage 2 alone",
     ]  # fmt: skip
     assert rows["features"] == [f"{which}, stride {stride}" for stride in (8, 4) for which in ("backbone", "projected")]
     caches = ("device", "host", "none, no workers")

@@ -34,7 +34,9 @@ def test_steps_by_hand(small_architecture):
     assert flops.refine_step(without) == flops.refine_step(small_architecture) - clustering - fewer
 
     whole = 2 * 144 * 192 * 48 + 4 * flops.block(145, 48)
-    assert flops.refine_hypercolumns(small_architecture) == whole + 3 * 2 * 144 * (4 * 48) * 16
+    linear, hidden = 2 * 144 * (4 * 48) * 16, 2 * 144 * (4 * 48) ** 2
+    assert flops.refine_hypercolumns(small_architecture, hidden=False) == whole + 3 * linear
+    assert flops.refine_hypercolumns(small_architecture, hidden=True) == whole + 3 * (linear + hidden)
     assert flops.features(small_architecture, 8, projected=False) == whole
     assert flops.features(small_architecture, 4, projected=True) == 4 * (whole + projector * 144 // 40)
 

@@ -1,0 +1,19 @@
+"""The steps that are timed are those of the settings."""
+
+import pytest
+
+from scemae_jax.benchmark.settings import Settings
+from scemae_jax.benchmark.steps import Trainer, held_on_devices, pretrain_task, without_augmentation
+
+
+@pytest.mark.parametrize("bare", [False, True])
+def test_layers_in_one_loop_are_compiled_once(bare):
+    products = {}
+    for scan in (False, True):
+        settings = Settings.smoke(scan_layers=scan)
+        task = pretrain_task(settings, held_on_devices(settings, settings.batch_size))
+        if bare:
+            task = without_augmentation(task, settings)
+        products[scan] = Trainer(task, settings).program.call.as_text().count(" dot(")
+        task.input.batches.close()
+    assert products[True] < 0.7 * products[False]  # four layers and a decoder of one
