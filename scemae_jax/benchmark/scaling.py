@@ -1,11 +1,11 @@
 """What training would cost on slices of TPUs, as the TPU compiler sees it; no TPU is needed, nor used.
 
-  pip install libtpu
+  pip install 'libtpu==0.0.42.*'
   python -m scemae_jax.benchmark.scaling --output docs/scaling.json --largest t8 s8 b8 --page docs/scaling.md
 
-The very steps of training are compiled for the slices of `PLANS`: memory, operations and what goes over the
-interconnect are read from the compiled programs; times are estimated from them. A compilation takes minutes; what the
-output has already is not compiled again.
+The version of libtpu is the one that this version of jax names. The very steps of training are compiled for the slices
+of `PLANS`: memory, operations and what goes over the interconnect are read from the compiled programs; times are
+estimated from them. A compilation takes minutes; what the output has already is not compiled again.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import bisect
 import dataclasses
 import functools
+import importlib.metadata
 import json
 import math
 import os
@@ -43,7 +44,7 @@ IMAGE = (IMAGE_SIZE, IMAGE_SIZE, 3)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
-    """What the vendor states: https://docs.cloud.google.com/tpu/docs/v5e, v5p, v6e."""
+    """What the vendor states: https://docs.cloud.google.com/tpu/docs/v5e, v5p."""
 
     flops: float
     """Operations per second in bfloat16."""
@@ -51,14 +52,13 @@ class Chip:
     """Bytes per second."""
     ici: float
     """Bytes per second that leave the chip, over all its links."""
-    clock: float | None
-    """Cycles per second: of the peak and the size of the matrix units; None where these do not agree."""
+    clock: float
+    """Cycles per second: of the peak and the size of the matrix units."""
 
 
 CHIPS = {
     "v5e": Chip(flops=197e12, hbm=819e9, ici=200e9, clock=1.5e9),
     "v5p": Chip(flops=459e12, hbm=2765e9, ici=600e9, clock=1.75e9),
-    "v6e": Chip(flops=918e12, hbm=1638e9, ici=400e9, clock=None),
 }
 
 
@@ -121,7 +121,8 @@ def tpu_mesh(slice: str, fsdp: int) -> Mesh:
     """A mesh of a slice that is only described: programs can be compiled for it, not run."""
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # else libtpu asks the network which TPU this machine has
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # else it takes itself to be the one that uses the TPU
-    topology = topologies.get_topology_desc(platform="tpu", topology_name=slice)
+    one_chip = {"chips_per_host_bounds": (1, 1, 1)} if slice.endswith(":1x1") else {}  # else a host has four
+    topology = topologies.get_topology_desc(platform="tpu", topology_name=slice, **one_chip)
     return sharding.make_mesh(topology.devices, fsdp=fsdp)
 
 
@@ -298,6 +299,7 @@ def measure(plan: Plan) -> dict[str, Any]:
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     return found | {
         "fits": True,
+        "libtpu": importlib.metadata.version("libtpu"),
         "compile_seconds": round(time.monotonic() - started),
         "images_bytes": 4 * math.prod(input.held_shape(mesh, CELEBA, IMAGE)) // mesh.size,
         "argument_bytes": memory.argument_size_in_bytes,
@@ -342,8 +344,13 @@ def seconds(row: dict[str, Any], chip: Chip) -> dict[str, float]:
     sent = sum((2 if kind == "all-reduce" else 1) * each["bytes"] for kind, each in row["collectives"].items())
     exchange = sent / chip.ici
     compute, memory = row["flops"] / chip.flops, row["hbm_bytes"] / chip.hbm
-    took = {"compute": compute, "memory": memory, "exchange": exchange, "least": max(compute, memory) + exchange}
-    return took | ({"expected": row["cycles"] / chip.clock + exchange} if chip.clock else {})
+    return {
+        "compute": compute,
+        "memory": memory,
+        "exchange": exchange,
+        "least": max(compute, memory) + exchange,
+        "expected": row["cycles"] / chip.clock + exchange,
+    }
 
 
 def tables(found: dict[str, dict[str, Any]]) -> str:
@@ -436,13 +443,12 @@ def _scaling_rows(plans: dict[int, Plan], found: dict[str, dict[str, Any]]) -> I
 
 def _times(took: dict[str, float]) -> list[str]:
     parts = ", ".join(f"{1e3 * took[name]:.1f}" for name in ("compute", "memory", "exchange"))
-    return [parts, f"{1e3 * took['expected']:.1f}" if "expected" in took else "—"]
+    return [parts, f"{1e3 * took['expected']:.1f}"]
 
 
 def _range(took: dict[str, float], of: Callable[[float], float], form: str) -> str:
     """By the compiler's cycles, and (in brackets) by the peaks."""
-    least = f"({of(took['least']):{form}})"
-    return f"{of(took['expected']):{form}} {least}" if "expected" in took else least
+    return f"{of(took['expected']):{form}} ({of(took['least']):{form}})"
 
 
 def _markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
