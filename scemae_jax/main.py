@@ -54,19 +54,22 @@ PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Which of them this is, from
 
 
 def dry_run(experiment: stages.Experiment) -> None:
-    """Prints what the run would do."""
-    config, architecture = experiment.config, experiment.architecture
+    """Prints what the run would do; of several processes the first does."""
+    stages.check_batches(experiment)
+    config, architecture, num_images = experiment.config, experiment.architecture, experiment.num_images
+    if not processes.is_first():
+        return
     params = pretrain.initial_params(architecture, config.seed)
     params |= {"projector": refine.initial_projector(architecture, config.seed)}
     print(parameter_overview.get_parameter_overview(params, include_stats=False))
-    print(f"images for stages 1 and 2: {experiment.num_images}")
+    print(f"images for stages 1 and 2: {num_images}")
     for name in ("pretrain", "refine"):
         if name not in config.stages:
             continue
         stage = config[name]
         batch = jnp.stack([experiment.unlabelled_images[0][0][0]["image"]] * stage.batch_size)
         views, _ = jax.eval_shape(lambda b, a=stage.augment: pretrain.random_views(jax.random.key(0), b, a), batch)
-        steps = configuration.num_steps(stage, experiment.num_images)
+        steps = configuration.num_steps(stage, num_images)
         print(
             f"{name}: batch {batch.dtype}{list(batch.shape)} -> views {views.dtype}{list(views.shape)}, {steps} steps, "
             f"{steps * stage.batch_size:,} images seen"

@@ -659,8 +659,17 @@ def run_all(experiment: Experiment) -> dict[str, Any]:
     return results
 
 
+def check_batches(experiment: Experiment) -> None:
+    """Raises ValueError where the batch of a stage to train does not divide over the devices, before any has begun."""
+    for stage in TOGETHER:
+        if stage in experiment.config.stages:
+            settings = experiment.config[stage]
+            loop.check_batch(stage, settings.batch_size, settings.accumulate, experiment.mesh)
+
+
 def begin(experiment: Experiment) -> dict[str, Any]:
     """Claims the workdir and returns its results, without those that the stages to come make outdated."""
+    check_batches(experiment)
     claim_workdir(experiment)
     config, results = experiment.config, read_results(experiment.workdir)
     results |= {

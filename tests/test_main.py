@@ -102,6 +102,7 @@ def run(monkeypatch):
 
     def call(config, workdir, *, dry_run=False, stop_after=None) -> int:
         flags = {"CONFIG": config, "WORKDIR": str(workdir), "DRY_RUN": dry_run, "STOP_AFTER": stop_after}
+        flags |= {"DISTRIBUTED": False, "COORDINATOR": ""}
         for name, value in flags.items():
             monkeypatch.setattr(main, name, SimpleNamespace(value=value))
         try:
@@ -217,6 +218,13 @@ def test_what_cannot_be_run_is_said_in_one_line(run, experiment_config, tmp_path
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert message in line
     assert "Traceback" not in err
+
+
+def test_a_batch_that_does_not_divide_is_said_before_anything_begins(run, experiment_config, tmp_path, capsys):
+    for dry_run in (True, False):
+        assert run(experiment_config(refine__accumulate=3), tmp_path / "workdir", dry_run=dry_run) == 1
+        assert "refine: batch_size 8 does not divide over 1 devices and accumulate=3: make" in capsys.readouterr().err
+    assert not (tmp_path / "workdir").exists()
 
 
 def test_a_dry_run_tells_and_trains_nothing(run, experiment_config, tmp_path, capsys):

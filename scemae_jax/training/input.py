@@ -23,6 +23,9 @@ from scemae_jax.training import processes, sharding
 DEVICE_SHARE, HOST_SHARE = 0.4, 0.5
 """Of a device's memory, and of the host's free memory, that a dataset may take where `choose_cache` decides."""
 
+LANES = 128
+"""Words in a line of a TPU's memory."""
+
 
 def _as_it_is(resident: Any, batch: dict[str, Array]) -> dict[str, Array]:
     return batch
@@ -162,20 +165,26 @@ def _hold(mesh: Mesh, sources: Sequence[ExampleSource]) -> Int32[Array, "n w"]:
 def held_shape(mesh: Mesh, count: int, image: Sequence[int]) -> tuple[int, int]:
     """Shape of the int32 array that holds `count` images: a row for each, and as many rows on every device.
 
-    An image is one row of words because a TPU lays out all images anew, at every step, to take a few out by their
-    numbers where they are uint8 and have more axes.
+    To take a few images out by their numbers, a TPU lays out all of them anew, at every step, unless each is one row of
+    words, and the rows are whole lines of its memory.
     """
-    return -(-count // mesh.size) * mesh.size, math.prod(image) // 4
+    return -(-count // mesh.size) * mesh.size, -(-math.prod(image) // 4 // LANES) * LANES
 
 
-def _pack(images: UInt8[np.ndarray, "n h w c"]) -> Int32[np.ndarray, "n hwc/4"]:
-    """Words whose bytes, lowest first, are of the image's four quarters: a TPU unpacks neighbours slowly."""
+def _pack(images: UInt8[np.ndarray, "n h w c"]) -> Int32[np.ndarray, "n words"]:
+    """Words whose bytes, lowest first, are of the image's four quarters: a TPU unpacks neighbours slowly.
+
+    Zeros fill the last line.
+    """
     quarters = images.reshape(len(images), 4, -1)
-    return np.ascontiguousarray(quarters.transpose(0, 2, 1)).view(np.int32)[..., 0]
+    words = quarters.shape[2]
+    packed = np.zeros((len(images), -(-words // LANES) * LANES, 4), np.uint8)
+    packed[:, :words] = quarters.transpose(0, 2, 1)
+    return packed.view(np.int32)[..., 0]
 
 
-def _unpack(words: Int32[Array, "b hwc/4"], image: Sequence[int]) -> UInt8[Array, "b h w c"]:
-    quarters = (words[:, None] >> jnp.arange(0, 32, 8)[:, None]) & 0xFF
+def _unpack(words: Int32[Array, "b words"], image: Sequence[int]) -> UInt8[Array, "b h w c"]:
+    quarters = (words[:, None, : math.prod(image) // 4] >> jnp.arange(0, 32, 8)[:, None]) & 0xFF
     return quarters.astype(jnp.uint8).reshape(-1, *image)
 
 

@@ -147,6 +147,16 @@ def _gradients(task: Task, params: Any, constants: Any, batch: Any, key: Array) 
     return jax.tree.map(lambda x: x / count, total)
 
 
+def check_batch(name: str, batch_size: int, accumulate: int, mesh: Mesh) -> None:
+    """Raises ValueError where a task's batch does not divide over devices and parts."""
+    shares = mesh.size * accumulate
+    if batch_size % shares:
+        raise ValueError(
+            f"{name}: batch_size {batch_size} does not divide over {mesh.size} devices and accumulate={accumulate}: "
+            f"make it a multiple of {shares}"
+        )
+
+
 def fit(task: Task, *, workdir: Path, mesh: Mesh, rules: sharding.Rules = (), stop_at: float | None = None) -> Any:
     """Trains a task to its last step and returns the parameters; continues from the newest checkpoint.
 
@@ -166,12 +176,7 @@ def fit(task: Task, *, workdir: Path, mesh: Mesh, rules: sharding.Rules = (), st
       Interrupted: SIGTERM came (see `processes.handle_sigterm`); everything so far is saved.
       ValueError: the batch does not divide over devices and parts, or a rule does not fit a parameter.
     """
-    shares = mesh.size * task.accumulate
-    if task.input.batch_size % shares:
-        raise ValueError(
-            f"{task.name}: batch_size {task.input.batch_size} does not divide over {mesh.size} devices and "
-            f"accumulate={task.accumulate}: make it a multiple of {shares}"
-        )
+    check_batch(task.name, task.input.batch_size, task.accumulate, mesh)
     state = initial_state(task)
     state = sharding.place(state, sharding.by_rules(mesh, state, rules))
     constants = sharding.place(task.constants, sharding.replicated(mesh))

@@ -71,7 +71,7 @@ def test_images_of_any_values_come_back_from_the_devices_as_they_were():
     mesh, parts = sharding.make_mesh(), [ImagesInMemory(part) for part in np.split(images, [5])]
     held = training_input.on_devices(parts, [0.5, 0.5], batch_size=8, seed=0, mesh=mesh)
     assert held.resident.shape == training_input.held_shape(mesh, len(images), images.shape[1:])
-    assert held.resident.nbytes == images.nbytes
+    assert images.nbytes <= held.resident.nbytes < 1.01 * images.nbytes
     batch = held.put(mesh, [next(held.batches)])
     read = jax.jit(held.read)(held.resident, batch)["image"]
     assert read.dtype == np.uint8
