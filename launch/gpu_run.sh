@@ -10,7 +10,7 @@
 #   --wheels   wheels of the packages that the machine lacks; installed into a folder of their own
 #   --minutes  when to stop; divided over the sizes, most of it for stage 1
 #   --sizes    of the config
-#   --config   one that takes a size
+#   --config   one that takes a size; its path is relative to the project
 #   --work     workdirs and prepared data; the same folder again goes on where a run was cut off
 #   --smoke    a few minutes on a CPU instead: a few steps of everything, to see that it works
 # ARGUMENTS go to every run: -- --config.data.synthetic_share=0
@@ -20,6 +20,7 @@
 # a CPU jaxlib would hide the GPU one. Fetch them on a machine of the same Python and processor, in the pinned versions:
 #   pip download --no-deps --only-binary=:all: -d DIR --constraint requirements.txt PACKAGE ...
 #   pip wheel --no-deps -w DIR --constraint requirements.txt promise     (it comes as source only)
+# Runs with python3 where there are --wheels, otherwise with .venv where that is made; PYTHON names another interpreter.
 # A size that ends early leaves the model of its newest checkpoint all the same. Exit status: 0 all done, 75 out of time
 # (the same command goes on), 143 stopped by a signal, 2 not understood, otherwise an error.
 set -euo pipefail
@@ -30,6 +31,7 @@ tail_share=30 # percent of a size's time that stage 1 leaves to refine, match, d
 home_share=10 # percent of it, the last, in which nothing trains: to bring home the model of a run that was stopped
 data='' out='' wheels='' minutes=55 sizes='t8 s8' config=configs/ytf68.py work=/tmp/scemae_gpu smoke=''
 read_options 'data out wheels minutes sizes config work' 'smoke' "$@"
+read_sizes
 set_up
 
 collect() { # what the current size has so far, to --out
@@ -91,9 +93,9 @@ bring_home() {
     train "$home" $((size_ends - SECONDS)) "${fixed[@]}" "${run[@]}" --config.stages="('export',)"
 }
 
-workdir='' left_sizes=$(wc -w <<<"$sizes")
+workdir='' left_sizes=${#networks[@]}
 trap 'end_running; [ -z "$workdir" ] || collect; exit 143' TERM INT HUP
-for size in $sizes; do
+for size in "${networks[@]}"; do
   share=$(((minutes * 60 - SECONDS) / left_sizes))
   size_ends=$((SECONDS + share)) left_sizes=$((left_sizes - 1))
   [ -n "$smoke" ] || [ "$share" -gt 0 ] || { failed 75 "$size: no time is left for it"; continue; }
@@ -105,7 +107,7 @@ for size in $sizes; do
       --config.refine.steps=3 --config.refine.batch_size=8 --config.match.max_pairs=2 --config.detect.steps=3
       --config.detect.heatmaps=2 --config.detect.stride=8 --config.report.examples=2 --config.data.variant=tiny)
   else
-    plan="$minutes $sizes $config $data ${run[*]}"
+    plan="$minutes ${networks[*]} $config $data ${run[*]}"
     if ! has_checkpoint && { [ ! -e "$work/$size.steps" ] || [ "$(cat "$work/$size.plan")" != "$plan" ]; }; then
       plan_steps $((share < 1500 ? share / 5 : 300)) || { failed 1 "$size: its speed could not be measured"; continue; }
     fi

@@ -7,7 +7,7 @@
 #
 #   --data     a folder of faces with a landmarks.csv (see README.md), to train on
 #   --out      results go here as soon as they are there: agreement.json, SIZE.benchmark.json, SIZE.clustering.png,
-#              SIZE.profile.json, a .log of each, and what gpu_run.sh leaves
+#              SIZE.profile.json, a .log of each, and what gpu_run.sh leaves; those of --smoke have names of their own
 #   --wheels   wheels of the packages that the machine lacks (see gpu_run.sh)
 #   --minutes  when to stop; training gets what the rest leaves
 #   --sizes    networks to measure; the first two are trained
@@ -16,6 +16,7 @@
 # ARGUMENTS go to the training: -- --config.data.synthetic_share=0
 #
 # The same command again skips what is done. PyTorch is measured beside where torch and transformers are installed.
+# Inputs are measured with half of the cores as processes that decode images. The interpreter is as in gpu_run.sh.
 # Exit status: 0 all done, 75 out of time (the same command goes on), 143 stopped by a signal, 2 not understood,
 # otherwise an error.
 set -euo pipefail
@@ -24,7 +25,8 @@ set -euo pipefail
 
 data='' out='' wheels='' minutes=10 sizes='t8 s8 b8' work=/tmp/scemae_gpu smoke=''
 read_options 'data out wheels minutes sizes work' 'smoke' "$@"
-for size in $sizes; do
+read_sizes
+for size in "${networks[@]}"; do
   case $size in t8 | s8 | b8) ;; *) usage "--sizes has $size: choose of t8 s8 b8" ;; esac
 done
 set_up
@@ -35,51 +37,52 @@ if "$python" -c 'import torch, transformers' 2>/dev/null; then
   [ -n "$smoke" ] || peer+=(--compile)
 fi
 
-left() { echo $((minutes * 60 - SECONDS)); }
-
+# Calls the benchmark, which skips the suites that its results have, and prints them all the same.
 measure() { # name of the results, flags of the benchmark
-  local name=$1 ended=0 && shift
-  if grep -q '"finished": true' "$out/$name.json" 2>/dev/null; then
-    echo "== $name: done before"
-    ! grep -q '"passed": false' "$out/$name.json" || failed 1 "$name: it found a disagreement"
+  local name=$1 seconds=$((minutes * 60 - SECONDS)) ended=0 && shift
+  local limit=(timeout "$seconds")
+  if [ -n "$smoke" ]; then
+    limit=(env)
+  elif [ "$seconds" -le 0 ]; then
+    failed 75 "$name: no time is left for it"
     return
   fi
-  [ -n "$smoke" ] || [ "$(left)" -gt 0 ] || { failed 75 "$name: no time is left for it"; return; }
-  echo "== $name: $(left) seconds are left"
-  local limit=(timeout "$(left)")
-  [ -z "$smoke" ] || limit=(env)
+  echo "== $name: $seconds seconds are left"
   "${limit[@]}" "$python" -m scemae_jax.benchmark --output "$out/$name.json" "$@" >"$out/$name.log" 2>&1 &
   running=$!
   wait "$running" || ended=$?
   running=''
   cat "$out/$name.log"
   [ "$ended" -ne 124 ] || ended=75 # out of time
-  [ "$ended" -eq 0 ] || failed "$ended" "$name: ended early; what it has is in $out"
+  [ "$ended" -eq 0 ] || failed "$ended" "$name: what it has, and its log, are in $out"
 }
 
+workers=0 agreement=agreement
 if [ -n "$smoke" ]; then
-  sizes=smoke
+  networks=(smoke) agreement=smoke.agreement
   for_size() { echo --smoke; }
 else
+  workers=$(($(nproc) / 2)) && [ "$workers" -le 16 ] || workers=16
   for_size() { echo --encoder="${1^^}" | sed 's|8$|/8|'; }
 fi
-measure agreement "$(for_size "${sizes%% *}")" --suite=agreement
-for size in $sizes; do
-  measure "$size.benchmark" "$(for_size "$size")" --dtype=bfloat16 --seconds=0.5 "${peer[@]}" \
+measure "$agreement" "$(for_size "${networks[0]}")" --suite=agreement
+for size in "${networks[@]}"; do
+  measure "$size.benchmark" "$(for_size "$size")" --dtype=bfloat16 --seconds=0.5 --workers="$workers" "${peer[@]}" \
     --suite=pretrain,refine,features,cluster,input --plot="$out/$size.clustering.png"
 done
-for size in $sizes; do
+for size in "${networks[@]}"; do
   measure "$size.profile" "$(for_size "$size")" --dtype=bfloat16 --suite=profile
 done
 
+seconds=$((minutes * 60 - SECONDS))
 training=(bash launch/gpu_run.sh --data "$data" --out "$out" --work "$work")
 if [ -n "$smoke" ]; then
   training+=(--smoke --sizes tiny)
-elif [ "$(left)" -lt 120 ]; then
-  failed 75 "training: $(left) seconds are left, less than two minutes"
+elif [ "$seconds" -lt 120 ]; then
+  failed 75 'training: less than two minutes are left'
   exit "$status"
 else
-  training+=(--minutes $(($(left) / 60)) --sizes "$(cut -d' ' -f1,2 <<<"$sizes")")
+  training+=(--minutes $((seconds / 60)) --sizes "${networks[*]:0:2}")
 fi
 ended=0
 "${training[@]}" -- "${run[@]}" &

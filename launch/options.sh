@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# Sourced by the scripts that launch a run on many devices: how they read their options and show commands.
+# Sourced by the scripts that launch a run on many devices or a bare GPU machine: how they read their options and show
+# commands.
 
 usage() { # what is wrong, with which value, and what to do
   echo "$1" >&2
@@ -25,7 +26,7 @@ read_options() { # names of options that take a value, names of those that take 
 }
 
 read_run() { # sets `workdir` to the one in `run`, which is to have a config, too
-  set -- ${run[@]+"${run[@]}"} # bash before 4.4 takes an empty one for unset
+  set -- ${run[@]+"${run[@]}"} # bash before 4.4, macOS's, takes an empty one for unset
   argument --config "$@" >/dev/null || usage "the run has no --config: $0 -- --config FILE --workdir DIR"
   # shellcheck disable=SC2034 # for the script that sources this
   workdir=$(argument --workdir "$@") || usage "the run has no --workdir: $0 -- --config FILE --workdir DIR"

@@ -627,8 +627,9 @@ def run_all(experiment: Experiment) -> dict[str, Any]:
 
     Raises:
       ValueError: the workdir is of another config, a stage that trains finished before one it builds on, or the data
-        changed in the middle of stage 1 or 2.
+        changed in the middle of stage 1 or 2, or a batch does not divide over the devices.
     """
+    check_batches(experiment)
     if jax.process_count() > 1:
         experiment.dataset  # noqa: B018 - all open it at the same place, since they wait for each other there
     failed = None
@@ -660,16 +661,16 @@ def run_all(experiment: Experiment) -> dict[str, Any]:
 
 
 def check_batches(experiment: Experiment) -> None:
-    """Raises ValueError where the batch of a stage to train does not divide over the devices, before any has begun."""
+    """Raises ValueError where the batch of a stage that is yet to be trained does not divide over the devices."""
+    finished = read_results(experiment.workdir)
     for stage in TOGETHER:
-        if stage in experiment.config.stages:
+        if stage in experiment.config.stages and stage not in finished:
             settings = experiment.config[stage]
             loop.check_batch(stage, settings.batch_size, settings.accumulate, experiment.mesh)
 
 
 def begin(experiment: Experiment) -> dict[str, Any]:
     """Claims the workdir and returns its results, without those that the stages to come make outdated."""
-    check_batches(experiment)
     claim_workdir(experiment)
     config, results = experiment.config, read_results(experiment.workdir)
     results |= {

@@ -227,6 +227,18 @@ def test_a_batch_that_does_not_divide_is_said_before_anything_begins(run, experi
     assert not (tmp_path / "workdir").exists()
 
 
+def test_what_has_been_trained_may_be_evaluated_on_devices_that_its_batch_does_not_divide_over(
+    finished, experiment_config, tmp_path
+):
+    workdir = tmp_path / "workdir"
+    shutil.copytree(finished.workdir, workdir)
+    experiment = stages.Experiment(experiment_config(refine__accumulate=3), workdir)
+    stages.check_batches(experiment)
+    (workdir / "results.json").unlink()
+    with pytest.raises(ValueError, match="or take as many devices as divide it"):
+        stages.check_batches(experiment)
+
+
 def test_a_dry_run_tells_and_trains_nothing(run, experiment_config, tmp_path, capsys):
     assert run(experiment_config(pretrain__batch_size=16), tmp_path / "workdir", dry_run=True) == 0
     out = capsys.readouterr().out

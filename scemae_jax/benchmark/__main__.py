@@ -7,7 +7,8 @@
 
 Suites:
   pretrain   the step of stage 1 as it is trained, and the masked autoencoder alone, which the peer runs too
-  refine     the step of stage 2; with all tokens; with hypercolumns (two projectors); clustering alone
+  refine     the step of stage 2; with all tokens; with hypercolumns (by a linear projector, and one of two
+             layers); clustering alone
   cluster    density peaks of 512 images, and of more and more tokens (--plot draws that)
   features   what `Model.features` gives, at strides 8 and 4
   input      the step of stage 1 with images on the device, in memory, or decoded for every batch
@@ -42,8 +43,8 @@ ENCODER = flags.DEFINE_string("encoder", None, "Such as S/8.")
 DECODER = flags.DEFINE_string("decoder", None, "Of stage 1: width x depth x heads, such as 512x8x16.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Of both stages; without it each has the config's.", 1)
 DTYPE = flags.DEFINE_string("dtype", None, "Of the networks' arithmetic: float32 or bfloat16.")
-SCAN_LAYERS = flags.DEFINE_bool("scan_layers", None, "As config.pretrain.scan_layers: compiles sooner.")
-REMAT = flags.DEFINE_bool("remat", None, "As config.pretrain.remat: less memory, more time.")
+SCAN_LAYERS = flags.DEFINE_bool("scan_layers", None, "In stage 1, as config.pretrain.scan_layers: compiles sooner.")
+REMAT = flags.DEFINE_bool("remat", None, "In stage 1, as config.pretrain.remat: less memory, more time.")
 PEER = flags.DEFINE_enum("peer", None, ["torch"], "Measure PyTorch in turns with ours.")
 COMPILE = flags.DEFINE_bool("compile", False, "The peer by torch.compile too; needs a C compiler and minutes.")
 REPEATS = flags.DEFINE_integer("repeats", None, "Timed blocks of each.", 1)

@@ -181,7 +181,7 @@ class LayerLoop:
     """How layers are run one after the other; what comes out is the same."""
 
     scan: bool = False
-    """As one loop over their stacked weights, compiled once however many layers there are."""
+    """As one loop over a stacked copy of their weights, compiled once however many layers there are."""
     remat: bool = False
     """Keep nothing but each layer's input for the backward pass, and compute the rest again: less memory, more time."""
 
@@ -202,7 +202,7 @@ class LayerLoop:
         def layer(tokens: Array, params: Any) -> tuple[Array, Array]:
             return cast(tuple[Array, Array], template.apply({"params": params}, tokens))
 
-        layer = jax.checkpoint(layer) if self.remat else layer
+        layer = jax.checkpoint(layer, prevent_cse=not self.scan) if self.remat else layer  # a loop prevents it anyway
         if self.scan:
             tokens, cls_logits = jax.lax.scan(layer, tokens, jax.tree.map(lambda *leaves: jnp.stack(leaves), *weights))
             return tokens, cls_logits[-1]

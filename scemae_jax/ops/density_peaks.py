@@ -177,7 +177,7 @@ def _squared_distances(tokens: Float[Array, "n d"], norms: Float[Array, " n"], r
 def _mean_of_lowest(values: Float[Array, "r n"], count: int) -> Float[Array, " r"]:
     """Mean of the `count` lowest finite numbers of each row, or of as many as there are.
 
-    One minimum after the other, with as many as there are of each: a few passes cost less than a sort.
+    One minimum after the other, with as many as there are of each: for a few that costs less than a sort.
     """
     values = jax.lax.optimization_barrier(values)  # not computed anew in each pass
     lowest, total, found = -jnp.inf, *jnp.zeros((2, len(values)), values.dtype)

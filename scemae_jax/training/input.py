@@ -128,7 +128,7 @@ def on_devices(
 ) -> Input:
     """Images stay on the devices, divided over them; the host hands over their numbers, and steps read them.
 
-    The order is that of `from_host`: training is the same.
+    The order is that of `from_host`: training is the same. The bytes of an image are a multiple of four.
 
     Raises:
       ValueError: a source is empty.
@@ -199,7 +199,9 @@ def read_images(
     if mesh.size == 1:
         return {"image": _unpack(held[numbers], image)}
     if numbers.shape[0] % mesh.size:
-        raise ValueError(f"a batch of {numbers.shape[0]} does not divide over {mesh.size} devices: make it a multiple")
+        raise ValueError(
+            f"batch_size {numbers.shape[0]} does not divide over {mesh.size} devices: make it a multiple of {mesh.size}"
+        )
 
     def of_one_device(held: Int32[Array, "m w"], numbers: Int[Array, "b"]) -> UInt8[Array, "b/d h w c"]:
         rows = numbers - jax.lax.axis_index(mesh.axis_names) * len(held)

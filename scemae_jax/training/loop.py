@@ -153,7 +153,7 @@ def check_batch(name: str, batch_size: int, accumulate: int, mesh: Mesh) -> None
     if batch_size % shares:
         raise ValueError(
             f"{name}: batch_size {batch_size} does not divide over {mesh.size} devices and accumulate={accumulate}: "
-            f"make it a multiple of {shares}"
+            f"make it a multiple of {shares}, or take as many devices as divide it"
         )
 
 
@@ -213,6 +213,7 @@ def fit(task: Task, *, workdir: Path, mesh: Mesh, rules: sharding.Rules = (), st
         with processes.sigterm_waits():
             while step < task.steps:
                 count = _steps_to_dispatch(task, step)
+                # The devices have work already: what follows is drawn and handed over meanwhile.
                 batch = task.input.put(mesh, [next(task.input.batches) for _ in range(count)])
                 state, seen = step_fns[count](state, seen, constants, task.input.resident, batch)
                 step += count

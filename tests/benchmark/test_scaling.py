@@ -1,3 +1,5 @@
+import dataclasses
+
 from scemae_jax.benchmark import scaling
 
 PROGRAM = """
@@ -52,3 +54,51 @@ def test_time_is_the_longest_of_compute_and_memory_and_the_interconnect_on_top()
     }  # fmt: skip
     took = scaling.seconds(row, chip)
     assert took == {"compute": 1, "memory": 3, "exchange": 7, "least": 10, "expected": 12}
+
+
+def row(plan, **found):
+    """Of a plan that fits, with numbers to recognise."""
+    return {
+        **dataclasses.asdict(plan), "chips": 16, "fits": True, "libtpu": "1.2", "images_bytes": 2**29,
+        "argument_bytes": 2**30, "temporary_bytes": 2**30, "code_bytes": 2**29, "flops": 1.97e12, "model_flops": 1e12,
+        "hbm_bytes": 819_000_000, "cycles": 30_000_000, "collectives": {"all-reduce": {"count": 2, "bytes": 10**9}},
+        **found,
+    }  # fmt: skip
+
+
+def test_tables_say_what_was_found(tmp_path):
+    plan = scaling.PAPER_BATCH[0]
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- tables -->\nold\n<!-- end -->\nafter\n")
+    scaling.write_tables(page, {plan.name: row(plan)})
+    text = page.read_text()
+    assert text.startswith("before\n<!-- tables -->\n")
+    assert text.endswith("<!-- end -->\nafter\n")
+    assert "old" not in text
+    assert "Compiled by libtpu 1.2." in text
+    # 10 ms at the peak, 1 ms of memory; 2 GB go over the interconnect in 10 ms; 30 million cycles take 20 ms.
+    assert "0.50, 0.50, 1.50 | 1970 (1000) | 0.8 | 2 all-reduce 1000 MB | 10.0, 1.0, 10.0 | 30.0 | 17,067" in text
+    assert "largest batch" not in text
+
+
+def test_the_largest_batch_is_shown_of_networks_for_which_it_was_sought():
+    weak, sought = scaling.WEAK[16], scaling.Plan(size="b8", stage="pretrain", slice="v5e:4x4", fsdp=1, batch_size=1024)
+    small = dataclasses.replace(sought, batch_size=512)
+    text = scaling.tables(
+        {
+            weak.name: row(weak),
+            small.name: row(small),
+            sought.name: row(sought, fits=False, wanted_gib=20.0, limit_gib=15.75),
+        }
+    )
+    assert "| B/8 | 512 | yes | 2.5 |\n| B/8 | 1024 | no | 20.0 of 15.75 |" in text
+    assert "S/8 | 1024 | yes" not in text
+    assert "images a chip" not in text  # one row has nothing to be compared with
+
+
+def test_slices_are_compared_a_chip_with_the_first():
+    found = {plan.name: row(plan, chips=chips) for chips, plan in scaling.WEAK.items() if chips in (4, 16)}
+    text = scaling.tables(found)
+    four, sixteen = [line for line in text.split("a chip\n\n")[1].splitlines() if line.startswith(("| 4 ", "| 16 "))]
+    assert four.endswith("| 8,533 | 100% |")  # 256 images in 30 ms
+    assert sixteen.endswith("| 34,133 | 100% |")

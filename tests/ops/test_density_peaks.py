@@ -40,8 +40,8 @@ def brute_force(tokens, valid, form, neighbours=5):
     return density, delta, score
 
 
-def check(result, tokens, valid, form, k):
-    density, delta, score = brute_force(tokens, valid, form)
+def check(result, tokens, valid, form, k, neighbours=5):
+    density, delta, score = brute_force(tokens, valid, form, neighbours)
     np.testing.assert_allclose(result.density, density, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(result.delta, delta, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(result.score, score, rtol=1e-5, atol=1e-5)
@@ -113,10 +113,21 @@ def test_duplicates_become_centres_last_and_belong_to_themselves(form):
     np.testing.assert_array_equal(np.asarray(all_of_them.centers)[all_of_them.assignment], range(10))
 
 
-def test_copies_that_differ_by_rounding_are_duplicates():
+@pytest.mark.parametrize("neighbours", [1, 3, 30])
+def test_any_number_of_neighbours(neighbours):
+    """Among tokens of which many are equally far; 30 are more than there are."""
+    rng = np.random.default_rng(7)
+    half = rng.integers(-2, 3, size=(10, 3))
+    tokens, valid = np.concatenate([half, -half]).astype(np.float32), np.tile(rng.random(10) < 0.8, 2)
+    result = peaks_of(tokens, 3, valid=valid, density="knn", neighbours=neighbours)
+    check(result, tokens, valid, "knn", k=3, neighbours=neighbours)
+
+
+@pytest.mark.parametrize("width", [192, 12 * 384])
+def test_copies_that_differ_by_rounding_are_duplicates(width):
     rng = np.random.default_rng(5)
-    distinct = rng.normal(size=(4, 192))
-    tokens = np.repeat(distinct, 30, axis=0) * (1 + 1e-7 * rng.normal(size=(120, 192)))
+    distinct = rng.normal(size=(4, width))
+    tokens = np.repeat(distinct, 30, axis=0) * (1 + 1e-7 * rng.normal(size=(120, width)))
     result = peaks_of(tokens.astype(np.float32), 4)
     assert {int(c) // 30 for c in result.centers} == {0, 1, 2, 3}
     assert np.count_nonzero(result.delta) == 4

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import scemae_jax
 from scemae_jax.data.pipeline import training_batches
 from scemae_jax.training import loop, metrics, optimizer, processes, sharding
 from scemae_jax.training.checkpoints import Checkpoints, restore_params
-from scemae_jax.training.input import Input
+from scemae_jax.training.input import Input, from_host, on_devices
 
 STEPS, DIES_BEFORE, LOG_EVERY, CHECKPOINT_EVERY = 24, 18, 4, 5
 
@@ -242,24 +243,83 @@ def test_the_loss_is_traced_once(tmp_path):
     assert len(traced) == 1
 
 
-def test_nothing_is_compiled_or_transferred_unasked_once_the_loop_runs(tmp_path):
-    """But for what the loop hands over on purpose: batches to the devices, a row of metrics back."""
+@pytest.fixture
+def read_on_the_host(monkeypatch):
+    """`read_on_the_host(when)`: the list to which `when()` is added whenever this thread waits for or reads an array.
+
+    But for `np.asarray`, which reads a CPU's memory without asking JAX.
+    """
+
+    def watch(when):
+        found = []
+
+        def noted(function):
+            def call(array):
+                if threading.current_thread() is threading.main_thread():  # not the one that writes a checkpoint
+                    found.append(when())
+                return function(array)
+
+            return call
+
+        kind = type(jnp.zeros(()))
+        monkeypatch.setattr(kind, "_value", property(noted(kind._value.fget)))
+        monkeypatch.setattr(kind, "block_until_ready", noted(kind.block_until_ready))
+        return found
+
+    return watch
+
+
+@pytest.mark.parametrize("read", [float, jax.device_get, jax.block_until_ready, lambda x: x.item()])
+def test_reading_an_array_is_seen(read_on_the_host, read):
+    found = read_on_the_host(lambda: "now")
+    read(jnp.ones(()) + 1)
+    assert found
+
+
+class Plain:
+    """Images of one colour."""
+
+    def __len__(self):
+        return 32
+
+    def __getitem__(self, index):
+        return {"image": np.full((4, 4, 3), index, np.uint8)}
+
+
+@pytest.mark.parametrize("together", [1, 4])
+@pytest.mark.parametrize("where", [from_host, on_devices])
+def test_nothing_is_compiled_transferred_or_read_unasked_once_the_loop_runs(
+    tmp_path, read_on_the_host, where, together
+):
+    """But for what the loop hands over on purpose: batches to the devices, a row of metrics back where one is due."""
     compiled = []
 
     def count(event, duration, **_):
         if event == "/jax/core/compile/backend_compile_duration":
             compiled.append(watched.asked)
 
-    task = linear_task(steps=40, log_every=4, checkpoint_every=10)
-    watched = Watched(task.input.batches)
+    def loss(params, offset, batch, key):
+        error = batch["image"].astype(jnp.float32).mean() - params["layer"]["bias"].sum() - offset
+        return error**2, {"absolute_error": jnp.abs(error)}
+
+    source = where([Plain()], [1.0], batch_size=8, seed=0, mesh=sharding.make_mesh())
+    watched = Watched(source.batches)
+    task = dataclasses.replace(
+        linear_task(steps=40, log_every=4, checkpoint_every=20),
+        loss=loss,
+        input=dataclasses.replace(source, batches=watched),
+        steps_per_dispatch=together,
+    )
+    read = read_on_the_host(lambda: watched.asked)
     jax.monitoring.register_event_duration_secs_listener(count)
     try:
-        fit(dataclasses.replace(task, input=Input(batches=watched, batch_size=8)), tmp_path)
+        fit(task, tmp_path)
     finally:
         jax.monitoring.unregister_event_duration_listener(count)
     assert compiled
     # Up to the second row and the first checkpoint everything has been used once.
-    assert max(compiled) <= 10
+    assert max(compiled) <= 20
+    assert {step for step in read if step > 0} == set(range(4, 41, 4))
 
 
 class Watched:
