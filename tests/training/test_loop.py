@@ -254,16 +254,17 @@ def read_on_the_host(monkeypatch):
         found = []
 
         def noted(function):
-            def call(array):
+            def call(array, *arguments):
                 if threading.current_thread() is threading.main_thread():  # not the one that writes a checkpoint
                     found.append(when())
-                return function(array)
+                return function(array, *arguments)
 
             return call
 
         kind = type(jnp.zeros(()))
         monkeypatch.setattr(kind, "_value", property(noted(kind._value.fget)))
-        monkeypatch.setattr(kind, "block_until_ready", noted(kind.block_until_ready))
+        for name in ("block_until_ready", "item"):
+            monkeypatch.setattr(kind, name, noted(getattr(kind, name)))
         return found
 
     return watch
