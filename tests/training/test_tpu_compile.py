@@ -14,7 +14,7 @@ import scemae_jax
 pytestmark = [
     pytest.mark.tpu_compiler,
     pytest.mark.timeout(600),
-    pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the TPU compiler: see docs/scaling.md"),
+    pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: see docs/scaling.md"),
 ]
 
 BATCH, HBM = 64, 16e9
