@@ -80,7 +80,7 @@ def default() -> Config:
 
     config.pretrain = stage = _training(batch_size=512, learning_rate=3e-4, betas=(0.9, 0.95), warmup=0.1)
     stage.scan_layers = False  # layers as one loop, compiled once: many layers compile sooner, but weights are copied
-    stage.remat = False  # compute layers again in the backward pass instead of keeping what they computed: less memory
+    stage.remat = False  # layers once more in the backward pass: less memory (on a CPU with scan_layers alone)
     stage.epochs = 400.0
     stage.steps = 0  # counts instead of epochs if positive
 

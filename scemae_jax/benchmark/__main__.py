@@ -44,7 +44,9 @@ DECODER = flags.DEFINE_string("decoder", None, "Of stage 1: width x depth x head
 BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Of both stages; without it each has the config's.", 1)
 DTYPE = flags.DEFINE_string("dtype", None, "Of the networks' arithmetic: float32 or bfloat16.")
 SCAN_LAYERS = flags.DEFINE_bool("scan_layers", None, "In stage 1, as config.pretrain.scan_layers: compiles sooner.")
-REMAT = flags.DEFINE_bool("remat", None, "In stage 1, as config.pretrain.remat: less memory, more time.")
+REMAT = flags.DEFINE_bool(
+    "remat", None, "In stage 1, as config.pretrain.remat: less memory, more time; on a CPU with --scan_layers."
+)
 PEER = flags.DEFINE_enum("peer", None, ["torch"], "Measure PyTorch in turns with ours.")
 COMPILE = flags.DEFINE_bool("compile", False, "The peer by torch.compile too; needs a C compiler and minutes.")
 REPEATS = flags.DEFINE_integer("repeats", None, "Timed blocks of each.", 1)

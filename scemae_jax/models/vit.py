@@ -183,7 +183,10 @@ class LayerLoop:
     scan: bool = False
     """As one loop over a stacked copy of their weights, compiled once however many layers there are."""
     remat: bool = False
-    """Keep nothing but each layer's input for the backward pass, and compute the rest again: less memory, more time."""
+    """Keep nothing but each layer's input for the backward pass, and compute the rest again: less memory, more time.
+
+    On a CPU it needs `scan`: without a loop XLA makes the second computation and the first one again.
+    """
 
     def run(
         self, blocks: Sequence[Block], tokens: Float[Array, "b t d"]
