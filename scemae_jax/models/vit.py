@@ -185,7 +185,7 @@ class LayerLoop:
     remat: bool = False
     """Keep nothing but each layer's input for the backward pass, and compute the rest again: less memory, more time.
 
-    On a CPU it needs `scan`: without a loop XLA makes the second computation and the first one again.
+    On a CPU it needs `scan`: without a loop XLA finds both computations alike, and keeps the results of the first.
     """
 
     def run(
