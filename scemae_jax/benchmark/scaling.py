@@ -113,7 +113,7 @@ STRONG = {
     for chips, slice in SLICES.items()
 }
 PLANS = list(dict.fromkeys([*PAPER_BATCH, *WEAK.values(), *STRONG.values()]))
-BATCHES = [512 * count for count in (1, 2, 4, 6, 8, 10, 12, 16)]
+BATCHES = [512 * count for count in (1, 2, 4, 8, 12, 16, 24, 32)]
 """Among which the largest that fits is sought."""
 
 
@@ -381,7 +381,7 @@ _RUN_HEADER = [
     "GFLOP per chip (needed)", "GB read and written", "collectives per chip", "ms: peak, memory, interconnect",
     "ms expected", "images/s", "hours",
 ]  # fmt: skip
-_BATCH_HEADER = ["network", "batch", "fits", "GiB per chip"]
+_BATCH_HEADER = ["network", "batch", "fits", "GiB per chip", "images/s"]
 _SCALING_HEADER = [
     "chips", "batch", "GFLOP per chip", "collectives, MB per chip", "ms: peak, memory, interconnect", "ms expected",
     "images/s", "of the first, a chip",
@@ -417,7 +417,9 @@ def _run_row(plan: Plan, row: dict[str, Any]) -> list[Any]:
 def _batch_row(row: dict[str, Any]) -> list[Any]:
     used = row["argument_bytes"] + row["temporary_bytes"] + row["code_bytes"] if row["fits"] else 0
     memory = f"{used / GIB:.1f}" if row["fits"] else f"{row['wanted_gib']:.1f} of {row['limit_gib']:.2f}"
-    return [configuration.PAPER_ENCODERS[row["size"]], row["batch_size"], "yes" if row["fits"] else "no", memory]
+    chip = CHIPS[row["slice"].split(":")[0]]
+    speed = f"{row['batch_size'] / seconds(row, chip)['expected']:,.0f}" if row["fits"] else ""
+    return [configuration.PAPER_ENCODERS[row["size"]], row["batch_size"], "yes" if row["fits"] else "no", memory, speed]
 
 
 def _scaling_rows(plans: dict[int, Plan], found: dict[str, dict[str, Any]]) -> Iterator[list[Any]]:

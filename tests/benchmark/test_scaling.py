@@ -91,7 +91,7 @@ def test_the_largest_batch_is_shown_of_networks_for_which_it_was_sought():
             sought.name: row(sought, fits=False, wanted_gib=20.0, limit_gib=15.75),
         }
     )
-    assert "| B/8 | 512 | yes | 2.5 |\n| B/8 | 1024 | no | 20.0 of 15.75 |" in text
+    assert "| B/8 | 512 | yes | 2.5 | 17,067 |\n| B/8 | 1024 | no | 20.0 of 15.75 |  |" in text
     assert "S/8 | 1024 | yes" not in text
     assert "images a chip" not in text  # one row has nothing to be compared with
 
