@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Everything at once, on synthetic faces: installs into .venv, then pretrains, refines, matches, detects, reports and
-# exports. Twelve minutes on two CPU cores. Further arguments go to the run:
+# exports. Ten minutes on two CPU cores. Further arguments go to the run:
 #   bash launch/quickstart.sh --config.seed=1 --workdir runs/seed1
 set -euo pipefail
 cd "$(dirname "$0")/.."

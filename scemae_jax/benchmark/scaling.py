@@ -292,10 +292,9 @@ def measure(plan: Plan) -> dict[str, Any]:
     try:
         compiled: Any = compile_training(config, plan.stage, mesh)
     except jax.errors.JaxRuntimeError as error:
-        wanted = re.search(r"Used ([\d.]+)G of ([\d.]+)G hbm", str(error))
-        if not wanted:
+        if not (memory := wanted_memory(str(error))):
             raise
-        return found | {"fits": False, "wanted_gib": float(wanted[1]), "limit_gib": float(wanted[2])}
+        return found | {"fits": False, "wanted_gib": memory[0], "limit_gib": memory[1]}
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     return found | {
         "fits": True,
@@ -309,6 +308,13 @@ def measure(plan: Plan) -> dict[str, Any]:
         "model_flops": needed(configuration.architecture(config)) * plan.batch_size / mesh.size,
         **dataclasses.asdict(read_program(compiled.as_text())),
     }
+
+
+def wanted_memory(error: str) -> tuple[float, float] | None:
+    """GiB that a program wants and that the chip has, from the compiler's error; None of another error."""
+    forms = (r"Used ([\d.]+)G of ([\d.]+)G hbm", r"HLO temporaries \(([\d.]+)G\) exceeds available HBM \(([\d.]+)G\)")
+    found = next((match for form in forms if (match := re.search(form, error))), None)
+    return (float(found[1]), float(found[2])) if found else None
 
 
 def measure_all(plans: Iterable[Plan], output: Path) -> dict[str, dict[str, Any]]:

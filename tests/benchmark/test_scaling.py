@@ -102,3 +102,13 @@ def test_slices_are_compared_a_chip_with_the_first():
     four, sixteen = [line for line in text.split("a chip\n\n")[1].splitlines() if line.startswith(("| 4 ", "| 16 "))]
     assert four.endswith("| 8,533 | 100% |")  # 256 images in 30 ms
     assert sixteen.endswith("| 34,133 | 100% |")
+
+
+def test_what_does_not_fit_is_told_from_other_errors():
+    newer = (
+        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory. Used 20.11G of 15.75G hbm. Exceeded"
+    )
+    older = "the total memory required for HLO temporaries (27.28G) exceeds available HBM (15.75G)."
+    assert scaling.wanted_memory(newer) == (20.11, 15.75)
+    assert scaling.wanted_memory(older) == (27.28, 15.75)
+    assert scaling.wanted_memory("INTERNAL: something else (3G)") is None
