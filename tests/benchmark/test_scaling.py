@@ -105,9 +105,7 @@ def test_slices_are_compared_a_chip_with_the_first():
 
 
 def test_what_does_not_fit_is_told_from_other_errors():
-    newer = (
-        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Used 20.11G of 15.75G hbm. Exceeded"
-    )
+    newer = "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Used 20.11G of 15.75G hbm. Exceeded"
     older = "the total memory required for HLO temporaries (27.28G) exceeds available HBM (15.75G)."
     assert scaling.wanted_memory(newer) == (20.11, 15.75)
     assert scaling.wanted_memory(older) == (27.28, 15.75)
