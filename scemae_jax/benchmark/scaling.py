@@ -73,12 +73,10 @@ class Plan:
     """Chip and topology, such as `v5e:4x4`."""
     fsdp: int
     batch_size: int
-    accumulate: int = 1
 
     @property
     def name(self) -> str:
-        parts = f" in {self.accumulate} parts" if self.accumulate > 1 else ""
-        return f"{self.size} {self.stage} {self.slice} fsdp={self.fsdp} batch={self.batch_size}{parts}"
+        return f"{self.size} {self.stage} {self.slice} fsdp={self.fsdp} batch={self.batch_size}"
 
     @property
     def chip(self) -> Chip:
@@ -98,20 +96,10 @@ PAPER_BATCH = [
     *_plans(SIZES, "refine", "v5p:2x2x4", 4, 256),
 ]
 SLICES = {1: "v5e:1x1", 4: "v5e:2x2", 16: "v5e:4x4", 64: "v5e:8x8", 256: "v5e:16x16"}
-PER_CHIP, GLOBAL, AT_ONCE = 64, 4096, 128
-"""Images: of a chip where each has as many, of all chips, and the most of a chip in one part of a batch."""
+PER_CHIP, GLOBAL = 64, 4096
+"""Images: of a chip where each has as many, and of all chips."""
 WEAK = {chips: _plans(("s8",), "pretrain", slice, 1, PER_CHIP * chips)[0] for chips, slice in SLICES.items()}
-STRONG = {
-    chips: Plan(
-        size="s8",
-        stage="pretrain",
-        slice=slice,
-        fsdp=1,
-        batch_size=GLOBAL,
-        accumulate=max(1, GLOBAL // (chips * AT_ONCE)),
-    )
-    for chips, slice in SLICES.items()
-}
+STRONG = {chips: _plans(("s8",), "pretrain", SLICES[chips], 1, GLOBAL)[0] for chips in (16, 64, 256)}
 PLANS = list(dict.fromkeys([*PAPER_BATCH, *WEAK.values(), *STRONG.values()]))
 BATCHES = [512 * count for count in (1, 2, 4, 8, 12, 16, 24, 32)]
 """Among which the largest that fits is sought."""
@@ -178,7 +166,7 @@ def celeba_config(plan: Plan) -> Config:
     config = configuration.default()
     configuration.paper_network(config, plan.size)
     config.dtype = "bfloat16"
-    config[plan.stage].batch_size, config[plan.stage].accumulate = plan.batch_size, plan.accumulate
+    config[plan.stage].batch_size = plan.batch_size
     return config
 
 
@@ -363,7 +351,7 @@ def tables(found: dict[str, dict[str, Any]]) -> str:
     runs = [_run_row(plan, found[plan.name]) for plan in PLANS if plan.name in found]
     compilers = ", ".join(sorted({row["libtpu"] for row in found.values()}))
     parts = [f"Compiled by libtpu {compilers}.", "### One step of CelebA's training", _markdown(_RUN_HEADER, runs)]
-    sought = [row for row in found.values() if row["batch_size"] in BATCHES and row["accumulate"] == row["fsdp"] == 1]
+    sought = [row for row in found.values() if row["batch_size"] in BATCHES and row["fsdp"] == 1]
     sought = [row for row in sought if row["slice"] == "v5e:4x4" and row["stage"] == "pretrain"]
     found_for = {row["size"] for row in sought if not row["fits"] or row["batch_size"] == BATCHES[-1]}
     sought = [row for row in sought if row["size"] in found_for]
@@ -442,7 +430,7 @@ def _scaling_rows(plans: dict[int, Plan], found: dict[str, dict[str, Any]]) -> I
         reference = reference or per_chip
         yield [
             chips,
-            f"{plan.batch_size:,}" + (f" in {plan.accumulate} parts" if plan.accumulate > 1 else ""),
+            f"{plan.batch_size:,}",
             f"{row['flops'] / 1e9:.0f}",
             f"{sum(each['bytes'] for each in row['collectives'].values()) / 1e6:.0f}",
             *_times(took),
