@@ -14,7 +14,10 @@ import scemae_jax
 pytestmark = [
     pytest.mark.tpu_compiler,
     pytest.mark.timeout(600),
-    pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu: see docs/scaling.md"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("libtpu") is None,
+        reason="libtpu is not installed: with it JAX looks for a TPU; docs/scaling.md says how to run this",
+    ),
 ]
 
 BATCH, HBM = 64, 16e9
