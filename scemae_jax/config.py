@@ -27,6 +27,9 @@ HOW = (
 )  # fmt: skip
 """Fields that say what to run now and on what, not what is to come of it: a run goes on with others of them."""
 
+HEADS = {"prior_work": "prior work's head", "heatmaps": "heatmaps", "linear": "linear"}
+"""Landmark heads that learn from few annotations: their names in `few_shot.heads`, and in results."""
+
 PAPER_ENCODERS = {"t8": "T/8", "s8": "S/8", "b8": "B/8"}
 """DeiT-T, -S and -B with patches of 8x8, by the names that configs have for them."""
 
@@ -74,8 +77,8 @@ def default() -> Config:
     model.attentive_fraction = 0.1  # eta
     model.num_clusters = 4  # K_c; 0 drops the inattentive tokens
     model.density = "knn"  # or "scaled", "log"
-    model.projection = 0  # width of the projector's output; 0: as the paper has it for the encoder
-    model.projector_hidden = True
+    model.projection = 0  # width of the projector's output; 0: that of the paper's features for the encoder
+    model.projector_hidden = False  # a linear projector; True: with a hidden layer (the paper says "light-weight")
     model.projector_normalise = True
 
     config.pretrain = stage = _training(batch_size=512, learning_rate=3e-4, betas=(0.9, 0.95), warmup=0.1)
@@ -104,11 +107,13 @@ def default() -> Config:
     detect.landmarks = (5, 68)  # as many of these as the data have; others are taken as they are
     detect.stride = 8
     detect.which = "both"
+    detect.projected_weight = 1.0  # factor of the projected features, of unit length, beside the backbone's in "both"
     detect.heatmaps = 50
     detect.kernel_size = 3
     detect.gain = 2.0  # of the heatmaps' softmax; prior work has 50 or 100, which saturates on these features
     detect.mirror = False  # learn from mirrored images too, where 5 (eyes, nose, mouth corners) or 68 are annotated
     detect.epochs = 200.0
+    detect.cosine_epochs = 0.0  # over which the rate falls to zero, where training ends before it has; 0: epochs
     detect.least_steps = 400  # however few images there are
     detect.steps = 0
     detect.batch_size = 32
@@ -136,16 +141,16 @@ def default() -> Config:
     few.views = 1000  # warped views, drawn from the annotated images
     few.mirror = False
     few.heatmaps = 50
-    few.gain = 50.0  # as prior work has it, for features of unit length: all kinds are brought to that
+    few.heads = tuple(HEADS)  # the plain one of prior work, ours of the same form, and that of detect.linear
+    few.gain = 50.0  # of the heatmaps' softmax, for features of unit length: all kinds are brought to that
     few.epochs = 1000.0  # of the views, mirrored ones among them
     few.steps = 0
     few.batch_size = 32
     few.learning_rate = 1e-2
     few.warmup = 0.0
     few.betas = (0.5, 0.999)
-    few.weight_decay = 5e-2
+    few.weight_decay = 5e-2  # at five landmarks; it falls with their number
     few.clip = 0.0
-    few.linear = True  # the linear head of detect.linear beside the one with heatmaps
     few.baselines = True  # an untrained network's features, raw patches, and a network without pretraining
     few.scratch = scratch = ml_collections.ConfigDict()  # the network without pretraining, on the same images
     scratch.width = 32  # channels of its first convolution
@@ -180,7 +185,6 @@ def small_network(config: Config) -> None:
     """Makes it the small network for CPUs, with what did best for it on a validation part (docs/results.md)."""
     config.model.encoder = "XS/8"
     config.model.decoder_width, config.model.decoder_depth, config.model.decoder_heads = 64, 2, 2
-    config.model.projector_hidden = False
     config.model.projection = 96
     config.pretrain.batch_size = 64
     config.pretrain.learning_rate = 1e-3
@@ -313,6 +317,13 @@ def check(config: Config) -> None:
     if min((config.few_shot.seeds, *config.few_shot.counts), default=0) < 1:
         raise ValueError(
             f"config.few_shot.seeds is {config.few_shot.seeds} and counts {tuple(config.few_shot.counts)}: at least 1"
+        )
+    if not config.few_shot.heads or not HEADS.keys() >= set(config.few_shot.heads):
+        raise ValueError(f"config.few_shot.heads is {tuple(config.few_shot.heads)}: choose from {', '.join(HEADS)}")
+    if 0 < config.detect.cosine_epochs < config.detect.epochs:
+        raise ValueError(
+            f"config.detect.cosine_epochs is {config.detect.cosine_epochs:g} and epochs {config.detect.epochs:g}: the "
+            "rate cannot fall to zero before the training ends; choose 0, or as many epochs or more"
         )
     if config.represent.repeats < 1 or config.represent.perplexity <= 0:
         raise ValueError(

@@ -104,8 +104,10 @@ def bind(module: nn.Module, params: Any) -> nn.Module:
     return module.bind({"params": params})
 
 
-@functools.partial(jax.jit, static_argnames=("architecture", "stride", "which"))
-def _dense_features(params: Any, images: Array, *, architecture: Architecture, stride: int, which: Which) -> Array:
+@functools.partial(jax.jit, static_argnames=("architecture", "stride", "which", "projected_weight"))
+def _dense_features(
+    params: Any, images: Array, *, architecture: Architecture, stride: int, which: Which, projected_weight: float
+) -> Array:
     network = bind(architecture.build_carb(), params)
     patch_size = architecture.variant.patch_size
 
@@ -116,7 +118,8 @@ def _dense_features(params: Any, images: Array, *, architecture: Architecture, s
             chosen = carb.approximate(network.select(windows))
         else:
             backbone, projected = network.features(windows)
-            chosen = projected if which == "projected" else jnp.concatenate([backbone, projected], axis=-1)
+            both = [backbone, projected_weight * projected]
+            chosen = projected if which == "projected" else jnp.concatenate(both, axis=-1)
         grid = WINDOW // patch_size
         return chosen.reshape(windows.shape[0], grid, grid, -1).astype(jnp.float32)
 
@@ -135,6 +138,8 @@ class Head:
     gain: float = 1.0
     stride: int
     which: Which
+    projected_weight: float = 1.0
+    """Factor of the projected features where it reads both."""
     params: Any
 
     def build(self) -> heads.LandmarkHead | heads.LinearHead:
@@ -170,7 +175,11 @@ class Model:
         return "projector" in self.params
 
     def features(
-        self, images: Num[Array | np.ndarray, "b h w 3"], stride: int = 8, which: Which = "projected"
+        self,
+        images: Num[Array | np.ndarray, "b h w 3"],
+        stride: int = 8,
+        which: Which = "projected",
+        projected_weight: float = 1.0,
     ) -> Float[Array, "b 96/stride 96/stride c"]:
         """Features of the centre 96x96 of 136x136 images, one for every `stride` pixels, by cover-and-stride.
 
@@ -180,6 +189,8 @@ class Model:
           which: "backbone" (after the last norm), "projected", "both" concatenated in that order, or "clustered": the
             backbone's features after CARB's split, where each inattentive patch has those of its cluster's centre
             and the later layers see the kept tokens only (method steps 1 to 4, for the paper's ablation).
+          projected_weight: factor of the projected features in "both". A patch's projected features have unit length,
+            and the backbone's about the square root of their number.
 
         Raises:
           ValueError: the images have another form or range, `which` is unknown, the stride does not divide the patch
@@ -200,15 +211,18 @@ class Model:
             chunk = as_square_images(images[start : start + CHUNK])
             missing = CHUNK - len(chunk) if len(images) > CHUNK else 0
             padded = jnp.pad(chunk, ((0, missing), (0, 0), (0, 0), (0, 0)))
-            chunks.append(self.dense_features(padded, stride, which)[: len(chunk)])
+            chunks.append(self.dense_features(padded, stride, which, projected_weight)[: len(chunk)])
         return jnp.concatenate(chunks)
 
     def dense_features(
-        self, images: Num[Array, "b 136 136 3"], stride: int, which: Which
+        self, images: Num[Array, "b 136 136 3"], stride: int, which: Which, projected_weight: float = 1.0
     ) -> Float[Array, "b 96/stride 96/stride c"]:
         """`features` without its checks and chunks, to be traced into another computation."""
         weights = {name: self.params[name] for name in ("encoder", "projector") if name in self.params}
-        return _dense_features(weights, images, architecture=self.architecture, stride=stride, which=which)
+        return _dense_features(
+            weights, images, architecture=self.architecture, stride=stride, which=which,
+            projected_weight=projected_weight,
+        )  # fmt: skip
 
     def with_head(self, head: Head) -> Model:
         """This model with one more detector."""
@@ -237,7 +251,7 @@ class Model:
         head = self.heads[num_landmarks]
         network, points = head.build(), []
         for start in range(0, len(images), CHUNK):
-            features = self.features(images[start : start + CHUNK], head.stride, head.which)
+            features = self.features(images[start : start + CHUNK], head.stride, head.which, head.projected_weight)
             points.append(np.asarray(_head_points(head.params, features, network=network)))
         in_window = (np.concatenate([np.zeros((0, num_landmarks, 2), np.float32), *points]) + 1) / 2 * (WINDOW - 1)
         return placed.from_square(in_window + (IMAGE_SIZE - WINDOW) // 2)

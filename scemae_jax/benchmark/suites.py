@@ -57,7 +57,7 @@ def pretraining(settings: Settings) -> list[Row]:
 def refinement(settings: Settings) -> list[Row]:
     """Stage 2's step as it is trained, with all tokens, with hypercolumns; clustering alone, a share of the first.
 
-    Hypercolumns have a linear projector, which costs least, or the paper's one with a hidden layer.
+    Hypercolumns have a linear projector, which costs least, or one with a hidden layer.
     """
     config, architecture = settings.config, settings.architecture
     task = refine_task(settings, held_on_devices(settings, config.refine.batch_size))

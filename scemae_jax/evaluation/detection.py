@@ -56,7 +56,7 @@ def unit(eyes: tuple[int, int] | None) -> str:
     return "% of the inter-ocular distance" if eyes else "% of the diagonal of the landmarks' box"
 
 
-LINEAR_SETTINGS = {"stride", "mirror", "linear"}
+LINEAR_SETTINGS = {"stride", "mirror", "projected_weight", "linear"}
 """The fields of `config.detect` that a linear head depends on."""
 
 
@@ -70,13 +70,21 @@ def mirrored_targets(targets: Float[np.ndarray, "n l 2"]) -> Float[np.ndarray, "
     return (targets * [-1, 1])[:, augment.mirrored_order(targets.shape[1])]
 
 
+def few_annotations_warp(key: Key[Array, ""]) -> ThinPlateWarp:
+    """A warp as ContrastLandmark (Cheng et al., ICCV 2021) draws it for few annotations.
+
+    Half of the spline's weights, drawn at random, are 0 (its `warpsd_subset`), the others N(0, 0.0005).
+    """
+    return ThinPlateWarp.sample(
+        key, subset_weight_sd=0.0, translation_sd=0.02, scale_sd=0.02, rotation_sd_degrees=2.0
+    )  # fmt: skip
+
+
 @jax.jit
 def _warped(keys: Key[Array, "n"], images: Num[Array, "n 136 136 3"], landmarks: Float[Array, "n l 2"]) -> Any:
     def one(arguments: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         key, image, points = arguments
-        warp = ThinPlateWarp.sample(
-            key, subset_weight_sd=None, translation_sd=0.02, scale_sd=0.02, rotation_sd_degrees=2.0
-        )
+        warp = few_annotations_warp(key)
         if jnp.issubdtype(image.dtype, jnp.integer):
             image = image.astype(jnp.float32) / 255
         return jnp.clip(warp.image(image), 0, 1), warp.landmarks(points, IMAGE_SIZE, IMAGE_SIZE)
@@ -87,7 +95,7 @@ def _warped(keys: Key[Array, "n"], images: Num[Array, "n 136 136 3"], landmarks:
 def warped_faces(
     images: Num[Array | np.ndarray, "n 136 136 3"], landmarks: Float[np.ndarray, "n l 2"], count: int, *, seed: int
 ) -> tuple[Float[Array, "v 136 136 3"], Float[np.ndarray, "v l 2"]]:
-    """`count` views, or one of each image where there are more, by the warps for few annotations (protocols of DVE).
+    """`count` views, or one of each image where there are more, by `few_annotations_warp`.
 
     Every image is drawn once before any is drawn again. Views are in [0, 1], landmarks in pixels.
     """
@@ -111,7 +119,8 @@ def fit_linear_head(
     """A linear head for few annotations, by `ops.ridge` on warped views of them: seconds, and no step size to choose.
 
     Ours, not the paper's. `unlabelled` faces tell how features vary, some hundreds of them; without any, the warped
-    views have to. `settings` is `config.detect`, of which stride, which, mirror and the fields of `linear` count.
+    views have to. `settings` is `config.detect`, of which stride, mirror, projected_weight and the fields of `linear`
+    count.
 
     Raises:
       ValueError: there are no images, a landmark is unknown, or there is but one unlabelled image.
@@ -125,9 +134,10 @@ def fit_linear_head(
     targets = to_window(points)
 
     def features(faces: Any) -> Array:
-        found = model.features(faces, settings.stride, settings.linear.which)
+        read = (settings.stride, settings.linear.which, settings.projected_weight)
+        found = model.features(faces, *read)
         if settings.mirror:
-            mirrored = model.features(faces[:, :, ::-1], settings.stride, settings.linear.which)
+            mirrored = model.features(faces[:, :, ::-1], *read)
             found = jnp.concatenate([found, mirrored])
         return found.reshape(len(found), -1)
 
@@ -141,6 +151,7 @@ def fit_linear_head(
     )  # fmt: skip
     return Head(
         num_landmarks=landmarks.shape[1], heatmaps=0, stride=settings.stride, which=settings.linear.which,
+        projected_weight=settings.projected_weight,
         params=jax.device_get({"linear": {"kernel": fitted.kernel, "bias": fitted.bias}}),
     )  # fmt: skip
 
@@ -183,12 +194,13 @@ def fit_head(
     _check_annotated(images, landmarks)
     targets = to_window(landmarks)
     number = len(images) * (2 if settings.mirror else 1)
-    one = model.features(images[:1], settings.stride, settings.which)
+    read = (settings.stride, settings.which, settings.projected_weight)
+    one = model.features(images[:1], *read)
     constants: dict[str, Any]
     if number * one.nbytes <= settings.memory_gib * 2**30:
-        constants = {"features": model.features(images, settings.stride, settings.which)}
+        constants = {"features": model.features(images, *read)}
         if settings.mirror:
-            mirrored = model.features(images[:, :, ::-1], settings.stride, settings.which)
+            mirrored = model.features(images[:, :, ::-1], *read)
             constants["features"] = jnp.concatenate([constants["features"], mirrored])
     else:
         images = jnp.asarray(images)
@@ -199,7 +211,8 @@ def fit_head(
     constants["targets"] = jnp.asarray(targets, jnp.float32)
     head = Head(
         num_landmarks=landmarks.shape[1], heatmaps=settings.heatmaps, kernel_size=settings.kernel_size,
-        gain=settings.gain, stride=settings.stride, which=settings.which, params={},
+        gain=settings.gain, stride=settings.stride, which=settings.which, projected_weight=settings.projected_weight,
+        params={},
     )  # fmt: skip
     network = head.build()
 
@@ -207,7 +220,7 @@ def fit_head(
         if "features" in constants:
             return constants["features"][index]
         frozen = dataclasses.replace(model, params=constants["model"])
-        found = frozen.dense_features(constants["images"][index], settings.stride, settings.which)
+        found = frozen.dense_features(constants["images"][index], *read)
         return jax.lax.stop_gradient(found)
 
     def loss(params: Any, constants: Any, batch: dict[str, Array], _: Array) -> tuple[Array, dict[str, Array]]:
@@ -219,6 +232,7 @@ def fit_head(
     mesh = sharding.own_mesh()
     batch_size = max(batch_size // mesh.size, 1) * mesh.size
     steps = settings.steps or max(settings.least_steps, 1, round(settings.epochs * number / batch_size))
+    cosine = round(steps * settings.cosine_epochs / settings.epochs) if settings.cosine_epochs else steps
     order = pipeline.index_batches([number], weights=[1.0], batch_size=batch_size, seed=seed)
     task = loop.Task(
         name=name,
@@ -227,8 +241,8 @@ def fit_head(
         params=jax.jit(network.init)(jax.random.key(seed), one)["params"],
         constants=constants,
         input=Input(batches=pipeline.Batches(order), batch_size=batch_size),
-        optimizer=optimizer.adam_l2(settings, steps),
-        schedule=optimizer.learning_rate(settings, steps),
+        optimizer=optimizer.adam_l2(settings, cosine),
+        schedule=optimizer.learning_rate(settings, cosine),
         steps=steps,
         log_every=settings.log_every,
         checkpoint_every=settings.checkpoint_every,

@@ -1,9 +1,10 @@
-"""Detection from few annotations: the protocol of DVE (Table 3 of SCE-MAE), and a network that starts from nothing.
+"""Detection from few annotations (Table 3 of SCE-MAE): several heads on frozen features, and a network from scratch.
 
 For each number of images and each seed the same images serve all methods, and the same warped views of them all kinds
 of features; the network that starts from nothing has its own. Views are drawn once, and features computed once, for
 all epochs; prior work warps anew each time. Features of every kind are brought to unit length, place by place, since
-the gain of the heads' softmax is meant for that.
+the gain of the heads' softmax is meant for that. The loss is a mean over landmarks and the weight decay is not, so the
+decay of the heads with heatmaps is divided by the number of landmarks: it weighs as it does at five.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ import optax
 from jaxtyping import Array, Float, Num
 from tqdm import tqdm
 
-from scemae_jax.config import Config, num_steps
-from scemae_jax.data.augment import MIRRORED
+from scemae_jax.config import HEADS, Config, num_steps
+from scemae_jax.data.augment import MIRRORED, AnyArray
 from scemae_jax.data.sources import Faces
 from scemae_jax.evaluation import detection
 from scemae_jax.model import IMAGE_SIZE, WINDOW, centre_window
 from scemae_jax.models.convnet import ConvNet
-from scemae_jax.models.heads import LandmarkHead
+from scemae_jax.models.heads import LandmarkHead, prior_work_head
 from scemae_jax.ops.ridge import ridge
 from scemae_jax.training import optimizer
 from scemae_jax.training.processes import OutOfTime
@@ -40,8 +41,19 @@ Forms = Mapping[int, Callable[[Float[np.ndarray, "n l 2"]], Float[np.ndarray, "n
 
 AT_ONCE = 64
 FROM_SCRATCH, MEAN_SHAPE = "network from scratch", "mean shape"
-LINEAR = ", linear"
-"""Ends the name of a method whose head is linear."""
+
+
+def method_name(features: str, head: str) -> str:
+    """The name of a method, from that of its features and a key of `config.HEADS`."""
+    return f"{features}, {HEADS[head]}"
+
+
+def features_and_head(method: str) -> tuple[str, str]:
+    """The name of a method's features and its head, a key of `config.HEADS`; "" for one that is no head on features."""
+    for head, name in HEADS.items():
+        if method.endswith(f", {name}"):
+            return method.removesuffix(f", {name}"), head
+    return method, ""
 
 
 def patch_colours(images: Num[Array | np.ndarray, "n 136 136 3"]) -> Float[Array, "n 12 12 192"]:
@@ -177,14 +189,19 @@ class _Trial:
         self.truth = {form: take(p.test.landmarks) for form, take in p.forms.items()}
         self.test = {name: features(p.test.images) for name, features in self.features.items()}
         self.unlabelled = {}
-        if settings.linear:
+        if "linear" in settings.heads:
             others = self._with_mirrored(p.unlabelled)
             self.unlabelled = {name: _flat(features(others)) for name, features in self.features.items()}
         times = 2 if self.mirror else 1
         self.head_steps = num_steps(settings, times * settings.views)
         self.scratch_steps = num_steps(settings.scratch, times * settings.scratch.views)
-        self.head_optimizer = optimizer.adam_l2(settings, self.head_steps)
+        self.head_optimizers = {form: self._head_optimizer(form) for form in p.forms}
         self.scratch_optimizer = optimizer.adamw(settings.scratch, self.scratch_steps)
+
+    def _head_optimizer(self, landmarks: int) -> optax.GradientTransformation:
+        settings = self.protocol.settings.copy_and_resolve_references()
+        settings.weight_decay *= 5 / landmarks
+        return optimizer.adam_l2(settings, self.head_steps)
 
     def _with_mirrored(self, images: Any) -> Array:
         images = jnp.asarray(images)
@@ -216,19 +233,9 @@ class _Trial:
         for name, features in self.features.items():
             inputs = features(views)
             for form, wanted in targets.items():
-                head = LandmarkHead(form, settings.heatmaps, 1, settings.gain)
-                params = train(
-                    head, inputs, wanted, self.head_optimizer, steps=self.head_steps, batch_size=settings.batch_size,
-                    seed=seed,
-                )  # fmt: skip
-                yield form, name, self._error(predict(head, params, self.test[name]), form)
-                if settings.linear:
-                    function = ridge(
-                        _flat(inputs), jnp.asarray(wanted.reshape(len(wanted), -1), jnp.float32), self.unlabelled[name],
-                        exponent=p.linear.exponent, strength=p.linear.strength,
-                    )  # fmt: skip
-                    predicted = np.asarray(_flat(self.test[name]) @ function.kernel + function.bias)
-                    yield form, f"{name}{LINEAR}", self._error(predicted.reshape(len(predicted), form, 2), form)
+                for head in settings.heads:
+                    predicted = self._detected(head, name, inputs, wanted, seed)
+                    yield form, method_name(name, head), self._error(predicted, form)
         if p.baseline:
             scratch = settings.scratch
             views, targets = self._views(drawn, scratch.views, seed)
@@ -241,13 +248,34 @@ class _Trial:
                 )  # fmt: skip
                 yield form, FROM_SCRATCH, self._error(predict(network, params, standardised(p.test.images)), form)
 
+    def _detected(
+        self, kind: str, name: str, inputs: Float[Array, "v g g c"], wanted: Float[np.ndarray, "v l 2"], seed: int
+    ) -> Float[np.ndarray, "t l 2"]:
+        """Normalised landmarks of the test faces, by a head that learnt from these views."""
+        settings, linear, form = self.protocol.settings, self.protocol.linear, wanted.shape[1]
+        if kind == "linear":
+            function = ridge(
+                _flat(inputs), jnp.asarray(_flat(wanted), jnp.float32), self.unlabelled[name],
+                exponent=linear.exponent, strength=linear.strength,
+            )  # fmt: skip
+            return np.asarray(_flat(self.test[name]) @ function.kernel + function.bias).reshape(-1, form, 2)
+        if kind == "prior_work":
+            head = prior_work_head(form, settings.heatmaps)
+        else:
+            head = LandmarkHead(form, settings.heatmaps, 1, settings.gain)
+        params = train(
+            head, inputs, wanted, self.head_optimizers[form], steps=self.head_steps, batch_size=settings.batch_size,
+            seed=seed,
+        )  # fmt: skip
+        return predict(head, params, self.test[name])
+
 
 def _of_unit_length(features: FeatureFn, images: Num[Array | np.ndarray, "n 136 136 3"]) -> Float[Array, "n g g c"]:
     found = features(images)
     return found / jnp.maximum(jnp.linalg.norm(found, axis=-1, keepdims=True), 1e-12)
 
 
-def _flat(features: Float[Array, "n g g c"]) -> Float[Array, "n d"]:
+def _flat(features: Float[AnyArray, "n *rest"]) -> Float[AnyArray, "n d"]:
     return features.reshape(len(features), -1)
 
 

@@ -62,14 +62,14 @@ def approximate(selected: SelectedTokens) -> Float[Array, "b n d"]:
 
 
 class Projector(nn.Module):
-    """Phi: the only trained part of stage 2.
+    """Phi: the only trained part of stage 2. The paper says "light-weight" and leaves its form open.
 
-    With `hidden` a LayerNorm, a hidden layer as wide as the tokens, GELU and a linear layer. Without, a linear layer
-    alone, orthogonal at first: it starts from the tokens' own likeness to each other, as far as `features` can hold it.
+    A linear layer, orthogonal at first: it starts from the tokens' own likeness to each other, as far as `features` can
+    hold it. With `hidden` a LayerNorm, a hidden layer as wide as the tokens, GELU and a linear layer.
     """
 
     features: int
-    hidden: bool = True
+    hidden: bool = False
     normalise: bool = True
     dtype: DTypeLike = jnp.float32
 

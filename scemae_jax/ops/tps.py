@@ -41,7 +41,7 @@ class ThinPlateWarp:
         key: PRNGKeyArray,
         *,
         weight_sd: float = 0.0005,
-        subset_weight_sd: float | None = 0.005,
+        subset_weight_sd: float = 0.005,
         subset_fraction: float = 0.5,
         translation_sd: float = 0.05,
         scale_sd: float = 0.05,
@@ -53,7 +53,7 @@ class ThinPlateWarp:
         Args:
           key: random key.
           weight_sd: standard deviation of the weights.
-          subset_weight_sd: standard deviation of the weights that are replaced; None replaces none.
+          subset_weight_sd: standard deviation of the weights that replace a part of them; 0 makes these 0.
           subset_fraction: probability of each single weight (x and y apart) to be replaced.
           translation_sd: standard deviation of the translation, per axis.
           scale_sd: standard deviation of the scale around 1.
@@ -68,9 +68,8 @@ class ThinPlateWarp:
         k_weights, k_where, k_subset, k_translation, k_scale, k_rotation = jax.random.split(key, 6)
         shape = (grid**2, 2)
         weights = weight_sd * jax.random.normal(k_weights, shape)
-        if subset_weight_sd is not None:
-            replaced = jax.random.bernoulli(k_where, subset_fraction, shape)
-            weights = jnp.where(replaced, subset_weight_sd * jax.random.normal(k_subset, shape), weights)
+        replaced = jax.random.bernoulli(k_where, subset_fraction, shape)
+        weights = jnp.where(replaced, subset_weight_sd * jax.random.normal(k_subset, shape), weights)
         return cls(
             weights=weights,
             translation=translation_sd * jax.random.normal(k_translation, (2,)),

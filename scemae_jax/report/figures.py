@@ -19,7 +19,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from scemae_jax.evaluation.few_shot import LINEAR
+from scemae_jax.evaluation.few_shot import features_and_head
 
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
 """Those of Okabe and Ito, which people with any kind of colour vision tell apart."""
@@ -258,7 +258,9 @@ def embeddings(
 
 
 def errors_by_count(methods: Mapping[str, tuple[Sequence[int], Sequence[float], Sequence[float]]], unit: str) -> Figure:
-    """Error over the number of annotated images, both logarithmic, a line a method; those of linear heads are solid.
+    """Error over the number of annotated images, both logarithmic, a line a method.
+
+    Colours tell features apart; solid lines are of linear heads, dotted ones of prior work's.
 
     Args:
       methods: name -> numbers of images, errors, and their deviations (the length of the bars).
@@ -266,10 +268,11 @@ def errors_by_count(methods: Mapping[str, tuple[Sequence[int], Sequence[float], 
     """
     figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     axes = figure.subplots()
-    kinds = list(dict.fromkeys(name.removesuffix(LINEAR) for name in methods))
+    kinds = list(dict.fromkeys(features_and_head(name)[0] for name in methods))
     for name, (counts, errors, deviations) in methods.items():
-        colour = COLOURS[kinds.index(name.removesuffix(LINEAR)) % len(COLOURS)]
-        line = "-" if name.endswith(LINEAR) else "--"
+        kind, head = features_and_head(name)
+        colour = COLOURS[kinds.index(kind) % len(COLOURS)]
+        line = {"linear": "-", "prior_work": ":"}.get(head, "--")
         axes.errorbar(
             counts, errors, yerr=deviations, label=name, color=colour, linestyle=line, marker="o", markersize=4,
             linewidth=1.6, capsize=2,

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from scemae_jax.config import PAPER_ENCODERS
 from scemae_jax.data import sources
-from scemae_jax.evaluation.few_shot import LINEAR
+from scemae_jax.evaluation.few_shot import features_and_head, method_name
 from scemae_jax.models import vit
 from scemae_jax.report import published
 from scemae_jax.report.published import Error, Published, Row
@@ -159,7 +159,7 @@ class Runs:
 
     def row(self, method: str, errors: Mapping[str, Error], dims: int | None = None, **fields: Any) -> Row:
         """A row of the backbone, or of none where the method has another network or no network at all."""
-        backbone = "" if method.removesuffix(LINEAR) in WITHOUT_BACKBONE else self.backbone
+        backbone = "" if features_and_head(method)[0] in WITHOUT_BACKBONE else self.backbone
         return Row(method=method, backbone=backbone, dims=dims, errors=errors, **fields)
 
 
@@ -262,12 +262,12 @@ def few_annotations(runs: Runs) -> tuple[list[Line], list[str]]:
     why = "not run" if methods else few.get("skipped") or runs.why_missing("aflw_m")
     missing = dict.fromkeys(table.columns, why)
     dims = {"SCE-MAE": projected, "MAE only": width, "untrained": width}
-    lines = []
-    for method in sorted(methods, key=lambda method: not method.startswith("SCE-MAE")) or ("SCE-MAE",):
+    lines, papers = [], method_name("SCE-MAE", "prior_work")  # the head that the paper has here
+    for method in sorted(methods, key=lambda method: not method.startswith("SCE-MAE")) or (papers,):
         counts = methods.get(method, {})
         errors = {column: _error(counts.get(column, {}), deviation=True) for column in table.columns}
-        line = _line(runs.row(method, _known(errors), dims.get(method.removesuffix(LINEAR))), missing)
-        lines += _compare_sce_mae(line, table, runs) if method == "SCE-MAE" else [line]
+        line = _line(runs.row(method, _known(errors), dims.get(features_and_head(method)[0])), missing)
+        lines += _compare_sce_mae(line, table, runs) if method == papers else [line]
     notes = (
         [f"{published.NAMES[runs.backbone]}: {few['images']:,} test images, {few['seeds']} draws."] if methods else []
     )

@@ -21,7 +21,7 @@ def blobs(points, height: int = 136, width: int = 136, spread: float = 4.0):
 class Brightness(Model):
     """A stand-in whose features are the window's brightness, averaged over stride x stride pixels."""
 
-    def features(self, images, stride=8, which="projected"):
+    def features(self, images, stride=8, which="projected", projected_weight=1.0):
         window = jnp.asarray(scemae_jax.model.as_square_images(images))[:, 20:116, 20:116, :1]
         window = window / (255.0 if window.dtype == jnp.uint8 else 1.0)
         return window.reshape(len(window), 96 // stride, stride, 96 // stride, stride, 1).mean(axis=(2, 4))
@@ -133,6 +133,35 @@ def test_batches_are_no_larger_than_the_data_and_epochs_become_steps(brightness,
     assert (
         prepared(brightness, images, landmarks, batch_size=4, epochs=10.0).steps == default().detect.least_steps == 400
     )
+
+
+def test_the_cosine_may_lie_over_more_epochs_than_are_trained(brightness, prepared):
+    """ContrastLandmark's MAFL: 120 epochs of a cosine over 200, so the rate ends at (1 + cos(0.6 pi)) / 2 = 0.3455."""
+    images, landmarks = np.zeros((8, 136, 136, 3), np.uint8), np.full((8, 5, 2), 60.0)
+    settings = {"batch_size": 4, "epochs": 120.0, "least_steps": 0, "learning_rate": 1e-3}
+    task = prepared(brightness, images, landmarks, cosine_epochs=200.0, **settings)
+    assert task.steps == 240
+    assert float(task.schedule(1)) == pytest.approx(1e-3, rel=1e-2)
+    assert float(task.schedule(task.steps)) == pytest.approx(0.3455e-3, rel=1e-2)
+    whole = prepared(brightness, images, landmarks, **settings)
+    assert (whole.steps, float(whole.schedule(whole.steps))) == (240, 0.0)
+
+
+def test_a_head_reads_projected_features_with_its_weight(small_model):
+    """In training and in use alike; the backbone's features stay as they are."""
+    images = np.random.default_rng(0).integers(0, 256, (2, 136, 136, 3), np.uint8)
+    plain, weighted = (np.asarray(small_model.features(images, which="both", projected_weight=w)) for w in (1.0, 7.0))
+    width = small_model.architecture.variant.width
+    np.testing.assert_array_equal(weighted[..., :width], plain[..., :width])
+    np.testing.assert_allclose(weighted[..., width:], 7 * plain[..., width:], rtol=1e-6)
+    # A linear head that sums all features over all places: what it says tells which features it was given.
+    kernel = np.ones((plain[0].size, 2), np.float32)
+    head = Head(
+        num_landmarks=1, heatmaps=0, stride=8, which="both", projected_weight=7.0,
+        params={"linear": {"kernel": kernel, "bias": np.zeros(2, np.float32)}},
+    )  # fmt: skip
+    found = (small_model.with_head(head).detect(images)[:, 0, 0] - 20) * 2 / 95 - 1
+    np.testing.assert_allclose(found, weighted.sum(axis=(1, 2, 3)), rtol=1e-3, atol=1e-2)
 
 
 def test_bad_annotations_are_errors(brightness):

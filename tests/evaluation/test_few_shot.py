@@ -3,9 +3,11 @@
 import json
 import time
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from scemae_jax import fit_detector
 from scemae_jax.config import default
@@ -120,7 +122,7 @@ def test_linear_head_of_a_few_images(brightness_model):
 @pytest.fixture
 def brightness_model(small_architecture):
     class Brightness(Model):
-        def features(self, images, stride=8, which="projected"):
+        def features(self, images, stride=8, which="projected", projected_weight=1.0):
             return brightness(as_square_images(images))
 
     return Brightness(architecture=small_architecture, params={})
@@ -144,20 +146,22 @@ def test_heads_see_features_of_unit_length(tmp_path):
     kinds = {"plain": brightness, "longer": lambda images: 100 * brightness(images)}
     rows = protocol(config, features=kinds, baseline=False).run(tmp_path / "rows.jsonl")
     errors = {row["method"]: row["error"] for row in rows}
-    assert errors["longer"] == pytest.approx(errors["plain"], rel=1e-3)
+    for head in ("prior work's head", "heatmaps"):
+        assert errors[f"longer, {head}"] == pytest.approx(errors[f"plain, {head}"], rel=1e-3)
     assert errors["longer, linear"] == pytest.approx(errors["plain, linear"], rel=1e-2)
 
 
 def test_rows_of_all_methods_and_how_they_are_summarised(tmp_path):
     rows = protocol(settings()).run(tmp_path / "rows.jsonl")
-    methods = {"mean shape", "brightness", "brightness, linear", "network from scratch"}
+    heads = ("prior work's head", "heatmaps", "linear")
+    methods = {"mean shape", *(f"brightness, {head}" for head in heads), "network from scratch"}
     assert {(row["count"], row["seed"], row["method"]) for row in rows} == {
         (count, seed, method) for count in (2, 4) for seed in (0, 1) for method in methods
     }
     assert all(np.isfinite(row["error"]) for row in rows)
     found = few_shot.summarise(rows, 5)
-    errors = [row["error"] for row in rows if row["method"] == "brightness" and row["count"] == 4]
-    assert found["brightness"]["4"] == {
+    errors = [row["error"] for row in rows if row["method"] == "brightness, heatmaps" and row["count"] == 4]
+    assert found["brightness, heatmaps"]["4"] == {
         "error": pytest.approx(sum(errors) / 2), "deviation": pytest.approx(abs(errors[0] - errors[1]) / 2**0.5),
         "count": 2,
     }  # fmt: skip
@@ -186,6 +190,51 @@ def test_an_interrupted_run_goes_on_from_its_rows(tmp_path):
     assert rows[1:] == whole[1:]
     with pytest.raises(OutOfTime, match="stopped after 0 of 4 draws"):
         work.run(tmp_path / "late.jsonl", stop_at=time.monotonic() - 1)
+
+
+@pytest.mark.parametrize("head", ["prior_work", "heatmaps", "linear"])
+def test_only_the_heads_asked_for_are_trained(tmp_path, head):
+    rows = protocol(settings(counts=(4,), seeds=1, heads=(head,)), baseline=False).run(tmp_path / "rows.jsonl")
+    (method,) = {row["method"] for row in rows} - {"mean shape"}
+    assert few_shot.features_and_head(method) == ("brightness", head)
+    assert few_shot.method_name("brightness", head) == method
+
+
+def test_methods_without_a_head_on_features_have_none():
+    assert few_shot.features_and_head("network from scratch") == ("network from scratch", "")
+
+
+def test_weight_decay_weighs_at_any_number_of_landmarks_as_at_five():
+    """A landmark's weights get a 68th of the loss's gradient, or a fifth; Adam must go the same way with both.
+
+    By hand for five: gradient 0.2 / 5, weight 1 and decay 0.05 add up to 0.09, gradient -0.5 / 5 to -0.05: Adam's first
+    step is the rate in the direction of their sign. With an uncorrected decay the second would be positive at 68.
+    """
+    config = settings(weight_decay=5e-2, warmup=0.0, learning_rate=1e-2)
+    forms = {count: lambda points, count=count: np.repeat(points[:, :1], count, axis=1) for count in (5, 68)}
+    trial = few_shot._Trial(protocol(config, forms=forms, baseline=False))
+    weights, gradient = {"kernel": jnp.array([1.0, 1.0])}, jnp.array([0.2, -0.5])
+    for count in (5, 68):
+        transformation = trial.head_optimizers[count]
+        state = transformation.init(weights)
+        for _ in range(2):  # the first step's rate is that of the warm-up
+            updates, state = transformation.update({"kernel": gradient / count}, state, weights)
+        assert updates["kernel"][0] < 0 < updates["kernel"][1], count
+
+
+def test_warps_are_those_of_prior_work():
+    """Of the spline's weights half are 0 (its `warpsd_subset`), the others N(0, 0.0005); 0.02, 0.02 and 2 degrees."""
+    warps = jax.vmap(detection.few_annotations_warp)(jax.random.split(jax.random.key(3), 2000))
+    weights = np.asarray(warps.weights).ravel()
+    assert np.mean(weights == 0) == pytest.approx(0.5, abs=0.005)
+    bent = {
+        "weights": (weights[weights != 0][:20_000], 0.0005),
+        "translation": (np.asarray(warps.translation).ravel(), 0.02),
+        "scale": (np.asarray(warps.scale) - 1, 0.02),
+        "rotation": (np.degrees(warps.rotation), 2.0),
+    }
+    for name, (values, deviation) in bent.items():
+        assert stats.kstest(values, stats.norm(0, deviation).cdf).pvalue > 0.01, name
 
 
 def test_counts_beyond_the_annotated_faces_are_left_out(tmp_path):
@@ -219,7 +268,7 @@ def test_the_network_from_scratch_has_as_many_views_as_it_asks_for(tmp_path, mon
 
     whole = few_shot.train
     monkeypatch.setattr(few_shot, "train", train)
-    protocol(settings(counts=(4,), seeds=1, mirror=mirror)).run(tmp_path / "rows.jsonl")
+    protocol(settings(counts=(4,), seeds=1, mirror=mirror, heads=("heatmaps",))).run(tmp_path / "rows.jsonl")
     times = 2 if mirror else 1
     assert [len(seen["LandmarkHead"][i]) for i in (0, 1)] == [8 * times] * 2
     inputs, targets = seen["ConvNet"]

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from scemae_jax.models.heads import LandmarkHead
+from scemae_jax.models.heads import LandmarkHead, prior_work_head
 
 
 def test_plain_head_is_its_formula():
@@ -24,6 +24,24 @@ def test_plain_head_is_its_formula():
     head = LandmarkHead(3, heatmaps_per_landmark=4, kernel_size=1, gain=0.7)
     landmarks = head.apply({"params": params}, features.astype(np.float32))
     np.testing.assert_allclose(landmarks, expected, atol=1e-5)
+
+
+def test_prior_work_s_head_has_a_gain_of_100_and_normal_weights_without_bias():
+    features = np.random.default_rng(0).normal(size=(1, 4, 4, 256)).astype(np.float32)
+    head = prior_work_head(5, 20)
+    params = head.init(jax.random.key(0), features)["params"]
+    assert set(params["heatmaps"]) == {"kernel"}
+    kernel = np.asarray(params["heatmaps"]["kernel"])
+    assert kernel.shape == (1, 1, 256, 100)
+    assert kernel.mean() == pytest.approx(0, abs=0.02)
+    assert kernel.std() == pytest.approx(1, abs=0.02)
+    # One heatmap that is 0 but for one cell at 0.02: its share of the softmax is e^2 / (e^2 + 15).
+    planted = np.zeros((1, 4, 4, 1), np.float32)
+    planted[0, 0, 3] = 0.02
+    one = {"heatmaps": {"kernel": np.ones((1, 1, 1, 1))}, "regressor": np.eye(2)[None], "bias": np.zeros((1, 2))}
+    found = prior_work_head(1, 1).apply({"params": jax.tree.map(np.float32, one)}, planted)
+    excess = (np.e**2 - 1) / (np.e**2 + 15)  # what that cell has beyond the others, whose mean is the centre
+    np.testing.assert_allclose(found[0, 0], [excess, -excess], rtol=1e-3)
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3])
