@@ -297,7 +297,11 @@ def run_match(experiment: Experiment) -> dict[str, Any]:
     fixed |= {name: errors[: len(pairs)] for name, errors in found.items()}
 
     def form(count: int, part: slice) -> dict[str, Any]:
-        measured = {"landmarks": count, "features": {name: e[:, part].summary() for name, e in fixed.items()}}
+        measured = {
+            "landmarks": count,
+            "clamped_queries": int(fixed["own location"].clamped[:, part].sum()),
+            "features": {name: e[:, part].summary() for name, e in fixed.items()},
+        }
         if not len(again):
             return measured
         features = {name: matching.over_pairings(e[len(pairs) :, part], len(again)) for name, e in found.items()}

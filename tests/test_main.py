@@ -21,6 +21,7 @@ from sklearn.metrics import silhouette_score
 import scemae_jax
 from scemae_jax import config as configuration
 from scemae_jax import main, stages
+from scemae_jax.data.sources import Faces
 from scemae_jax.evaluation import matching
 from scemae_jax.evaluation.representation import Embedded
 from scemae_jax.export import save_model
@@ -439,11 +440,33 @@ def test_matching_over_several_pairings_and_with_clusters(run, finished, experim
     faces = stages.Experiment(config, workdir).faces("test")
     pairings = matching.random_pairings(np.arange(6).reshape(3, 2), 2, config.match.warp_seed)
     alone = [matching.match(faces, {"own": None}, pairs=pairs, seed=config.match.warp_seed) for pairs in pairings]
-    means = [np.nanmean(errors["own"].different) for errors in alone]
+    means = [np.mean(errors["own"].different) for errors in alone]
     assert match["random_pairings"]["pairings"] == match["all_landmarks"]["random_pairings"]["pairings"] == 2
     found = match["all_landmarks"]["random_pairings"]["features"]["own location"]["different"]
     assert found["error"] == pytest.approx(np.mean(means), abs=1e-5)
     assert found["deviation"] == pytest.approx(abs(means[0] - means[1]) / 2**0.5, abs=1e-5)
+
+
+def test_matching_says_of_each_form_how_many_queries_were_clamped(experiment_config, tmp_path, monkeypatch):
+    landmarks = np.full((4, 68, 2), 60, np.float32)
+    landmarks[0, [30, 0]] = [4, 60]  # the nose tip, one of the five points, and the jaw; image 0 is a reference
+    landmarks[2, 5] = [60, 130]
+    landmarks[1, 30] = [4, 60]  # image 1 holds truths only
+    faces = Faces(images=np.zeros((4, 136, 136, 3), np.uint8), landmarks=landmarks, subjects=np.arange(4))
+    monkeypatch.setattr(stages.Experiment, "faces", lambda self, split: faces)
+    monkeypatch.setattr(stages.Experiment, "some_unlabelled_faces", lambda self: faces)
+    monkeypatch.setattr(stages, "measured_networks", lambda experiment, baselines: {})
+    monkeypatch.setattr(
+        matching, "warped_views", lambda keys, images, points: matching.Views(images, images, points, points)
+    )
+    config = experiment_config(match__baselines=False, match__random_pairings=1)
+    match = stages.run_match(stages.Experiment(config, tmp_path))
+    assert (match["pairs"], match["landmarks"], match["clamped_queries"]) == (2, 5, 1)
+    assert (match["all_landmarks"]["landmarks"], match["all_landmarks"]["clamped_queries"]) == (68, 3)
+    # Pixels from the clamped query to the truth: 16 of nose tip and jaw, 15 of landmark 5 in image 2; 0 of the others.
+    assert match["features"]["own location"]["same"]["error"] == pytest.approx(70 / 96 * 16 / 10)
+    found = match["all_landmarks"]["features"]["own location"]["same"]
+    assert (found["error"], found["count"]) == (pytest.approx(70 / 96 * (16 + 16 + 15) / 136), 136)
 
 
 def test_landmark_features_are_represented_where_that_is_asked_for(run, finished, experiment_config, tmp_path, capsys):
