@@ -11,6 +11,7 @@ import ml_collections
 
 from scemae_jax.model import WINDOW, Architecture
 from scemae_jax.models import vit
+from scemae_jax.ops.density_peaks import DENSITY, Density
 
 Config = Any
 """An `ml_collections.ConfigDict`, whose fields no type checker knows."""
@@ -73,7 +74,7 @@ def default() -> Config:
     model.split_layer = 3
     model.attentive_fraction = 0.1  # eta
     model.num_clusters = 4  # K_c; 0 drops the inattentive tokens
-    model.density = "knn"  # or "scaled", "log"
+    model.density = DENSITY  # "knn", "scaled" or "log"
     model.projection = 0  # width of the projector's output; 0: as the paper has it for the encoder
     model.projector_hidden = True
     model.projector_normalise = True
@@ -267,7 +268,7 @@ def check(config: Config) -> None:
         if stride < 1 or patch_size % stride:
             raise ValueError(f"config.{stage}.stride is {stride}: choose a divisor of the patch size {patch_size}")
     choices = {
-        ("model", "density"): ("knn", "scaled", "log"),
+        ("model", "density"): get_args(Density),
         ("model", "positions"): get_args(vit.Positions),
         ("detect", "which"): ("backbone", "projected", "both"),
         ("few_shot", "which"): ("backbone", "projected", "both"),
