@@ -16,7 +16,7 @@ from scemae_jax.ops.density_peaks import DENSITY, Density
 Config = Any
 """An `ml_collections.ConfigDict`, whose fields no type checker knows."""
 
-SPLITS = ("train", "validation", "test", "unlabeled")
+SPLITS = ("train", "validation", "test", "unlabeled", "unlabeled_validation")
 STAGES = ("pretrain", "refine", "match", "detect", "few_shot", "represent", "report", "export")
 ON_REQUEST = ("few_shot", "represent")
 """Stages that run only where `config.stages` names them: they take long, and no other stage needs them."""
@@ -50,7 +50,8 @@ def default() -> Config:
     data.variant = "default"  # of synthetic_faces
     data.root = ""  # the folder of landmark_folder, or the one that an official dataset is prepared from
     data.data_dir = ""  # where prepared datasets are kept; empty: TFDS_DATA_DIR, or ~/tensorflow_datasets
-    data.unlabelled_splits = ("train", "unlabeled")  # what stages 1 and 2 see
+    # What stages 1 and 2 see; of a folder, "unlabeled_validation" holds the validation people's unannotated images
+    data.unlabelled_splits = ("train", "unlabeled")
     data.train_splits = ("train",)  # annotated, what the detector learns from
     data.test_split = "test"  # what matching and detection are measured on; "validation" to choose settings
     data.synthetic_share = 0.0  # of the images of stages 1 and 2, mixed in

@@ -355,6 +355,29 @@ def test_a_folder_without_annotations_trains_and_says_what_it_cannot_do(run, fol
     assert list(scemae_jax.load(tmp_path / "workdir" / "export" / "scemae.msgpack").heads) == [5]
 
 
+def test_unannotated_images_of_test_people_are_left_out_and_counted(run, folder_config, tmp_path, capsys):
+    config = folder_config(annotated=True, stages=("pretrain",))
+    table = Path(config.data.root) / "landmarks.csv"
+    head, *rows = [line.split(",") for line in table.read_text().splitlines()]  # 9 train, 3 validation, 3 test
+    empty = [""] * 10
+    rows[0] = ["images/00.png", "person 3", "unlabeled", *empty]  # who is in validation
+    rows[1] = ["images/01.png", "person 2", "unlabeled", *empty]  # who is in test
+    rows[4] = ["images/04.png", "person 2", "train", *empty]
+    table.write_text("\n".join(",".join(row) for row in (head, *rows)) + "\n")
+    left_out = "unannotated images left out: 2 of people in test and 1 of people in validation"
+
+    assert run(config, tmp_path / "workdir", dry_run=True) == 0
+    assert f"images for stages 1 and 2: 6\n{left_out}\n" in capsys.readouterr().out
+    assert run(config, tmp_path / "workdir") == 0
+    assert f"pretrain: {left_out}" in " ".join(capsys.readouterr().out.split())
+    pretrain = json.loads((tmp_path / "workdir" / "results.json").read_text())["pretrain"]
+    assert (pretrain["images"], pretrain["images_left_out"]) == (6, {"test": 2, "validation": 1})
+
+    config.data.unlabelled_splits = ("train", "validation", "unlabeled", "unlabeled_validation")
+    experiment = stages.Experiment(config, tmp_path / "other")
+    assert (experiment.num_images, experiment.left_out) == (6 + 3 + 1, {"test": 2})
+
+
 def test_export_needs_no_data(run, folder_config, tmp_path):
     config = folder_config(annotated=False, stages=("pretrain",))
     assert run(config, tmp_path / "workdir") == 0
