@@ -19,7 +19,7 @@ def get_config(size: str = "full") -> ml_collections.ConfigDict:
     config = default()
     config.data.dataset = "landmark_folder"
     config.data.train_splits = ("train", "validation")
-    config.data.unlabelled_splits = ("train", "validation", "unlabeled")
+    config.data.unlabelled_splits = ("train", "validation", "unlabeled", "unlabeled_validation")
     config.detect.mirror = True
     if size == "small":
         config.init = "xs8_ytf68"

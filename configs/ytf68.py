@@ -22,7 +22,7 @@ def get_config(size: str = "tiny") -> ml_collections.ConfigDict:
     elif size in ("t8", "s8"):
         config.model.encoder = {"t8": "T/8", "s8": "S/8"}[size]
         config.dtype = "bfloat16"
-        config.data.unlabelled_splits = ("train", "validation", "unlabeled")
+        config.data.unlabelled_splits = ("train", "validation", "unlabeled", "unlabeled_validation")
         config.data.synthetic_share = 0.3
         config.data.variant = "large"
         config.model.decoder_width, config.model.decoder_depth, config.model.decoder_heads = 192, 4, 3

@@ -11,11 +11,12 @@ import ml_collections
 
 from scemae_jax.model import WINDOW, Architecture
 from scemae_jax.models import vit
+from scemae_jax.ops.density_peaks import DENSITY, Density
 
 Config = Any
 """An `ml_collections.ConfigDict`, whose fields no type checker knows."""
 
-SPLITS = ("train", "validation", "test", "unlabeled")
+SPLITS = ("train", "validation", "test", "unlabeled", "unlabeled_validation")
 STAGES = ("pretrain", "refine", "match", "detect", "few_shot", "represent", "report", "export")
 ON_REQUEST = ("few_shot", "represent")
 """Stages that run only where `config.stages` names them: they take long, and no other stage needs them."""
@@ -52,7 +53,8 @@ def default() -> Config:
     data.variant = "default"  # of synthetic_faces
     data.root = ""  # the folder of landmark_folder, or the one that an official dataset is prepared from
     data.data_dir = ""  # where prepared datasets are kept; empty: TFDS_DATA_DIR, or ~/tensorflow_datasets
-    data.unlabelled_splits = ("train", "unlabeled")  # what stages 1 and 2 see
+    # What stages 1 and 2 see; of a folder, "unlabeled_validation" holds the validation people's unannotated images
+    data.unlabelled_splits = ("train", "unlabeled")
     data.train_splits = ("train",)  # annotated, what the detector learns from
     data.test_split = "test"  # what matching and detection are measured on; "validation" to choose settings
     data.synthetic_share = 0.0  # of the images of stages 1 and 2, mixed in
@@ -76,7 +78,7 @@ def default() -> Config:
     model.split_layer = 3
     model.attentive_fraction = 0.1  # eta
     model.num_clusters = 4  # K_c; 0 drops the inattentive tokens
-    model.density = "knn"  # or "scaled", "log"
+    model.density = DENSITY  # "knn", "scaled" or "log"
     model.projection = 0  # width of the projector's output; 0: that of the paper's features for the encoder
     model.projector_hidden = False  # a linear projector; True: with a hidden layer (the paper says "light-weight")
     model.projector_normalise = True
@@ -271,7 +273,7 @@ def check(config: Config) -> None:
         if stride < 1 or patch_size % stride:
             raise ValueError(f"config.{stage}.stride is {stride}: choose a divisor of the patch size {patch_size}")
     choices = {
-        ("model", "density"): ("knn", "scaled", "log"),
+        ("model", "density"): get_args(Density),
         ("model", "positions"): get_args(vit.Positions),
         ("detect", "which"): ("backbone", "projected", "both"),
         ("few_shot", "which"): ("backbone", "projected", "both"),

@@ -21,6 +21,7 @@ from scemae_jax import config as configuration
 from scemae_jax.config import Config
 from scemae_jax.data import sources
 from scemae_jax.data.augment import MIRRORED, five_points
+from scemae_jax.data.builders.landmark_folder.annotations import UNLABELED_VALIDATION
 from scemae_jax.data.sources import Faces
 from scemae_jax.evaluation import detection, few_shot, matching, representation
 from scemae_jax.evaluation.attention import attentive_near_landmarks
@@ -81,6 +82,18 @@ class Experiment:
     @property
     def num_images(self) -> int:
         return sum(len(source) for source in self.unlabelled_images[0])
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Unannotated images that stages 1 and 2 do not see, by the split that their people are in.
+
+        Those of `test` are in no split of a folder, those of `validation` in one that the config may name.
+        """
+        metadata, splits = self.dataset.info.metadata or {}, self.dataset.info.splits
+        counts, held_out = {"test": metadata.get("num_left_out", 0)}, UNLABELED_VALIDATION
+        if held_out in splits and held_out not in self.config.data.unlabelled_splits:
+            counts["validation"] = splits[held_out].num_examples
+        return {split: count for split, count in counts.items() if count}
 
     def training_input(self, batch_size: int, seed: int) -> Input:
         images, weights = self.unlabelled_images
@@ -246,6 +259,7 @@ def _train(experiment: Experiment, task: loop.Task) -> dict[str, Any]:
     return {
         "steps": task.steps,
         "images": experiment.num_images,
+        "images_left_out": experiment.left_out,
         "images_seen": task.steps * task.input.batch_size,
         "seconds": round(seconds, 1),
         **{name: rows[-1][name] for name in ("loss", *task.outputs)},
@@ -297,7 +311,11 @@ def run_match(experiment: Experiment) -> dict[str, Any]:
     fixed |= {name: errors[: len(pairs)] for name, errors in found.items()}
 
     def form(count: int, part: slice) -> dict[str, Any]:
-        measured = {"landmarks": count, "features": {name: e[:, part].summary() for name, e in fixed.items()}}
+        measured = {
+            "landmarks": count,
+            "clamped_queries": int(fixed["own location"].clamped[:, part].sum()),
+            "features": {name: e[:, part].summary() for name, e in fixed.items()},
+        }
         if not len(again):
             return measured
         features = {name: matching.over_pairings(e[len(pairs) :, part], len(again)) for name, e in found.items()}

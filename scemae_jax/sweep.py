@@ -43,7 +43,7 @@ from scemae_jax.config import Config
 from scemae_jax.export import save_model
 from scemae_jax.main import CONFIG, COORDINATOR, DISTRIBUTED, DRY_RUN, PREEMPTED, STOP_AFTER, STOPPED_EARLY, WORKDIR
 from scemae_jax.report import figures
-from scemae_jax.report.table import matching_forms
+from scemae_jax.report.table import matching_forms, pairs_of
 from scemae_jax.training import processes
 
 SWEEP = flags.DEFINE_string("sweep", None, "The points to run: a file in configs/sweeps/.")
@@ -316,8 +316,8 @@ class Summary:
             for form in matching_forms(found.get("match", {})):
                 matching.add(form["landmarks"])
                 self.protocol.add(
-                    f"Matching: {form['pairs']} pairs of split {form['split']}, stride {form['stride']}, error in "
-                    f"{form['unit']}."
+                    f"Matching of {form['landmarks']}: {pairs_of(form)} of split {form['split']}, stride "
+                    f"{form['stride']}, error in {form['unit']}."
                 )
                 if "random_pairings" in form:
                     self.protocol.add(

@@ -1,4 +1,6 @@
+import dataclasses
 import importlib.util
+import inspect
 from pathlib import Path
 
 import jax
@@ -8,6 +10,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from scemae_jax import config as configuration
+from scemae_jax.models.carb import CARB
+from scemae_jax.ops.density_peaks import density_peaks, density_peaks_of_images
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -213,3 +217,12 @@ def test_steps():
     assert configuration.num_steps(stage, 1) == 1
     stage.steps = 7
     assert configuration.num_steps(stage, 100) == 7
+
+
+def test_the_clusters_density_has_one_default():
+    default = configuration.default().model.density
+    for function in (density_peaks, density_peaks_of_images):
+        assert inspect.signature(function).parameters["density"].default == default
+    fields = {field.name: field.default for field in dataclasses.fields(CARB)}
+    for name in ("split_layer", "attentive_fraction", "num_clusters", "density"):
+        assert fields[name] is dataclasses.MISSING, name

@@ -21,6 +21,7 @@ from sklearn.metrics import silhouette_score
 import scemae_jax
 from scemae_jax import config as configuration
 from scemae_jax import main, stages
+from scemae_jax.data.sources import Faces
 from scemae_jax.evaluation import matching
 from scemae_jax.evaluation.representation import Embedded
 from scemae_jax.export import save_model
@@ -354,6 +355,29 @@ def test_a_folder_without_annotations_trains_and_says_what_it_cannot_do(run, fol
     assert list(scemae_jax.load(tmp_path / "workdir" / "export" / "scemae.msgpack").heads) == [5]
 
 
+def test_unannotated_images_of_test_people_are_left_out_and_counted(run, folder_config, tmp_path, capsys):
+    config = folder_config(annotated=True, stages=("pretrain",))
+    table = Path(config.data.root) / "landmarks.csv"
+    head, *rows = [line.split(",") for line in table.read_text().splitlines()]  # 9 train, 3 validation, 3 test
+    empty = [""] * 10
+    rows[0] = ["images/00.png", "person 3", "unlabeled", *empty]  # who is in validation
+    rows[1] = ["images/01.png", "person 2", "unlabeled", *empty]  # who is in test
+    rows[4] = ["images/04.png", "person 2", "train", *empty]
+    table.write_text("\n".join(",".join(row) for row in (head, *rows)) + "\n")
+    left_out = "unannotated images left out: 2 of people in test and 1 of people in validation"
+
+    assert run(config, tmp_path / "workdir", dry_run=True) == 0
+    assert f"images for stages 1 and 2: 6\n{left_out}\n" in capsys.readouterr().out
+    assert run(config, tmp_path / "workdir") == 0
+    assert f"pretrain: {left_out}" in " ".join(capsys.readouterr().out.split())
+    pretrain = json.loads((tmp_path / "workdir" / "results.json").read_text())["pretrain"]
+    assert (pretrain["images"], pretrain["images_left_out"]) == (6, {"test": 2, "validation": 1})
+
+    config.data.unlabelled_splits = ("train", "validation", "unlabeled", "unlabeled_validation")
+    experiment = stages.Experiment(config, tmp_path / "other")
+    assert (experiment.num_images, experiment.left_out) == (6 + 3 + 1, {"test": 2})
+
+
 def test_export_needs_no_data(run, folder_config, tmp_path):
     config = folder_config(annotated=False, stages=("pretrain",))
     assert run(config, tmp_path / "workdir") == 0
@@ -439,11 +463,33 @@ def test_matching_over_several_pairings_and_with_clusters(run, finished, experim
     faces = stages.Experiment(config, workdir).faces("test")
     pairings = matching.random_pairings(np.arange(6).reshape(3, 2), 2, config.match.warp_seed)
     alone = [matching.match(faces, {"own": None}, pairs=pairs, seed=config.match.warp_seed) for pairs in pairings]
-    means = [np.nanmean(errors["own"].different) for errors in alone]
+    means = [np.mean(errors["own"].different) for errors in alone]
     assert match["random_pairings"]["pairings"] == match["all_landmarks"]["random_pairings"]["pairings"] == 2
     found = match["all_landmarks"]["random_pairings"]["features"]["own location"]["different"]
     assert found["error"] == pytest.approx(np.mean(means), abs=1e-5)
     assert found["deviation"] == pytest.approx(abs(means[0] - means[1]) / 2**0.5, abs=1e-5)
+
+
+def test_matching_says_of_each_form_how_many_queries_were_clamped(experiment_config, tmp_path, monkeypatch):
+    landmarks = np.full((4, 68, 2), 60, np.float32)
+    landmarks[0, [30, 0]] = [4, 60]  # the nose tip, one of the five points, and the jaw; image 0 is a reference
+    landmarks[2, 5] = [60, 130]
+    landmarks[1, 30] = [4, 60]  # image 1 holds truths only
+    faces = Faces(images=np.zeros((4, 136, 136, 3), np.uint8), landmarks=landmarks, subjects=np.arange(4))
+    monkeypatch.setattr(stages.Experiment, "faces", lambda self, split: faces)
+    monkeypatch.setattr(stages.Experiment, "some_unlabelled_faces", lambda self: faces)
+    monkeypatch.setattr(stages, "measured_networks", lambda experiment, baselines: {})
+    monkeypatch.setattr(
+        matching, "warped_views", lambda keys, images, points: matching.Views(images, images, points, points)
+    )
+    config = experiment_config(match__baselines=False, match__random_pairings=1)
+    match = stages.run_match(stages.Experiment(config, tmp_path))
+    assert (match["pairs"], match["landmarks"], match["clamped_queries"]) == (2, 5, 1)
+    assert (match["all_landmarks"]["landmarks"], match["all_landmarks"]["clamped_queries"]) == (68, 3)
+    # Pixels from the clamped query to the truth: 16 of nose tip and jaw, 15 of landmark 5 in image 2; 0 of the others.
+    assert match["features"]["own location"]["same"]["error"] == pytest.approx(70 / 96 * 16 / 10)
+    found = match["all_landmarks"]["features"]["own location"]["same"]
+    assert (found["error"], found["count"]) == (pytest.approx(70 / 96 * (16 + 16 + 15) / 136), 136)
 
 
 def test_landmark_features_are_represented_where_that_is_asked_for(run, finished, experiment_config, tmp_path, capsys):

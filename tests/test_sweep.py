@@ -191,7 +191,7 @@ def write_run(run: sweep.Run, mae: float, sce: float, again: dict[str, list[floa
     features = {"MAE only": mae, "SCE-MAE": sce, "SCE-MAE, position-free": 2 * sce}
     case_names = ("same", "different", "different, far")
     match = {
-        "landmarks": 5, "pairs": 3, "split": "test", "stride": 4, "unit": "px",
+        "landmarks": 5, "pairs": 3, "clamped_queries": 2, "split": "test", "stride": 4, "unit": "px",
         "features": {name: {case: {"error": error} for case in case_names} for name, error in features.items()},
     }  # fmt: skip
     if again:
@@ -199,7 +199,12 @@ def write_run(run: sweep.Run, mae: float, sce: float, again: dict[str, list[floa
             {"pairings": 5, "features": {name: {"different": {"error": both[form]}} for name, both in again.items()}}
             for form in (0, 1)
         ]
-        all_landmarks = {"landmarks": 68, "features": match["features"], "random_pairings": pairings[1]}
+        all_landmarks = {
+            "landmarks": 68,
+            "clamped_queries": 7,
+            "features": match["features"],
+            "random_pairings": pairings[1],
+        }
         match |= {"random_pairings": pairings[0], "all_landmarks": all_landmarks}
     detect = {"5": {"images": 7, "unit": "%", "methods": {"mean shape": {"error": 30.0}, "SCE-MAE": {"error": sce}}}}
     run.workdir.mkdir(parents=True)
@@ -294,6 +299,11 @@ def test_random_pairings_stand_beside_the_fixed_order(tiny_config, tmp_path):
             write_run(run, 9.0, 4.0, again)
     lines = sweep.Summary(runs).markdown("t", {}).splitlines()
     assert "Random pairings: 5 of the same images, their mean error." in lines
+    for count, clamped in ((5, 2), (68, 7)):
+        pairs = (
+            f"Matching of {count}: 3 pairs ({clamped} queries clamped to the window) of split test, stride 4, error in"
+        )
+        assert f"{pairs} px." in lines
     # 5 and 7: mean 6, deviation sqrt((1 + 1) / (2 - 1)) = 1.41; 6 and 7: 6.5 and sqrt(0.25 + 0.25) = 0.71
     expected = {5: ("6.00 ± 1.41", "7.00 ± 0.00", "11.00 ± 0.00"), 68: ("6.50 ± 0.71", "8.00 ± 0.00", "12.00 ± 0.00")}
     for count, (sce, position_free, mae) in expected.items():

@@ -52,7 +52,9 @@ class Cut(NamedTuple):
     """(left, top, right, bottom) of the part kept, in pixels of the zoomed image, right and bottom exclusive; black
     where it leaves the image."""
     zoom: float = 1.0
-    """The image is first resized to `(int(width * zoom), int(height * zoom))`, bilinear with antialiasing."""
+    """The image is first resized to `(int(width * zoom), int(height * zoom))`, with antialiasing."""
+    zoom_filter: Image.Resampling = Image.Resampling.BILINEAR
+    """Of that first resize; the part kept is stretched bilinearly."""
 
 
 class Placement(NamedTuple):
@@ -146,7 +148,7 @@ def prepare_face(
 
     if cut is not None:
         left, top, right, bottom = cut.box
-        zoomed = _zoomed(upright.convert("RGB"), cut.zoom, name)
+        zoomed = _zoomed(upright.convert("RGB"), cut, name)
         small = zoomed.crop(cut.box).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
         scale = np.divide(SIZE, (right - left, bottom - top))
         return _encode(small), ((landmarks * cut.zoom - (left, top)) * scale).astype(np.float32)
@@ -171,13 +173,13 @@ def in_threads(function: Callable[[_Task], _Result], tasks: Iterable[_Task]) -> 
             yield ahead.popleft().result()
 
 
-def _zoomed(image: Image.Image, zoom: float, name: str) -> Image.Image:
-    width, height = int(image.width * zoom), int(image.height * zoom)
+def _zoomed(image: Image.Image, cut: Cut, name: str) -> Image.Image:
+    width, height = int(image.width * cut.zoom), int(image.height * cut.zoom)
     if not 0 < width * height <= MAX_PIXELS:
         raise DatasetError(
             f"{name}: {image.width}x{image.height} pixels would become {width}x{height}; is the box of the face right?"
         )
-    return image if zoom == 1 else image.resize((width, height), Image.Resampling.BILINEAR)
+    return image if cut.zoom == 1 else image.resize((width, height), cut.zoom_filter)
 
 
 def _encode(image: Image.Image, offset: tuple[int, int] = (0, 0)) -> bytes:

@@ -97,11 +97,6 @@ def matching_error(
     return SCALE * jnp.linalg.norm(jnp.asarray(predicted) - jnp.asarray(truth), axis=-1)
 
 
-def in_window(points: Float[np.ndarray, "... 2"]) -> Bool[np.ndarray, "..."]:
-    """Whether the pixels nearest to points (x, y) of the window belong to it."""
-    return np.all((points >= -0.5) & (points <= WINDOW - 0.5), axis=-1)
-
-
 def consecutive_pairs(count: int, limit: int = 0) -> Int[np.ndarray, "p 2"]:
     """Images in their order, two by two; at most `limit` pairs unless that is 0."""
     pairs = np.arange(count // 2 * 2).reshape(-1, 2)
@@ -116,16 +111,18 @@ def random_pairings(pairs: Int[np.ndarray, "p 2"], count: int, seed: int) -> Int
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Errors:
-    """Distances in units of the protocol, one for each pair and landmark; NaN where a point left the window."""
+    """Distances in units of the protocol, one for each pair and landmark."""
 
     same: Float[np.ndarray, "p l"]
     different: Float[np.ndarray, "p l"]
     far: Bool[np.ndarray, "p l"]
     """Whether the true match in the other person is far from the query."""
+    clamped: Bool[np.ndarray, "p l"]
+    """Whether the landmark was outside the window in the reference, so that the query is at the window's edge."""
 
     def __getitem__(self, part: Any) -> Errors:
         """Those of some of the pairs, or of some of the landmarks: `errors[:, :5]`."""
-        return Errors(same=self.same[part], different=self.different[part], far=self.far[part])
+        return Errors(**{field.name: getattr(self, field.name)[part] for field in dataclasses.fields(self)})
 
     @classmethod
     def joined(cls, parts: Sequence[Errors]) -> Errors:
@@ -136,16 +133,19 @@ class Errors:
         })  # fmt: skip
 
     def summary(self) -> dict[str, dict[str, float | None]]:
-        """Mean error, deviation of the pairs' means, and number of landmarks (None of none); JSON-able."""
-        far = np.where(self.far, self.different, np.nan)
-        cases = {"same": self.same, "different": self.different, "different, far": far}
-        return {name: _summary(errors) for name, errors in cases.items()}
+        """Mean error, deviation of the pairs' means, and number of landmarks (None of no far ones); JSON-able."""
+        everything = np.ones_like(self.far)
+        return {
+            "same": _summary(self.same, everything),
+            "different": _summary(self.different, everything),
+            "different, far": _summary(self.different, self.far),
+        }
 
 
 def over_pairings(errors: Errors, count: int) -> dict[str, dict[str, float | None]]:
     """Errors of `count` pairings, one after the other: mean of their mean errors and its sample deviation; JSON-able.
 
-    A pairing without a landmark to measure is left out; of fewer than two the deviation is None.
+    *Different, far* is over the pairings that have a far landmark; of fewer than two pairings the deviation is None.
     """
     summaries = [errors[rows].summary() for rows in np.split(np.arange(len(errors.same)), count)]
     cases = {}
@@ -158,15 +158,11 @@ def over_pairings(errors: Errors, count: int) -> dict[str, dict[str, float | Non
     return cases
 
 
-def _summary(errors: Float[np.ndarray, "p l"]) -> dict[str, float | None]:
-    known = np.isfinite(errors)
-    counted = known.any(axis=1)
-    means = np.array([row[ok].mean() for row, ok in zip(errors[counted], known[counted], strict=True)])
-    return {
-        "error": float(errors[known].mean()) if known.any() else None,
-        "deviation": float(means.std()) if len(means) else None,
-        "count": int(known.sum()),
-    }
+def _summary(errors: Float[np.ndarray, "p l"], counted: Bool[np.ndarray, "p l"]) -> dict[str, float | None]:
+    if not counted.any():
+        return {"error": None, "deviation": None, "count": 0}
+    means = [row[of].mean() for row, of in zip(errors, counted, strict=True) if of.any()]
+    return {"error": float(errors[counted].mean()), "deviation": float(np.std(means)), "count": int(counted.sum())}
 
 
 class _Block(NamedTuple):
@@ -176,7 +172,8 @@ class _Block(NamedTuple):
     rows: Int[np.ndarray, "p 3"]
     """Of `views`: A warped twice, A warped once, B warped once."""
     queries: Float[np.ndarray, "p l 2"]
-    """In pixels of the window, as the truths."""
+    """In pixels of the window, as the truths; clamped to it, which the truths are not."""
+    clamped: Bool[np.ndarray, "p l"]
     same: Float[np.ndarray, "p l 2"]
     different: Float[np.ndarray, "p l 2"]
 
@@ -198,10 +195,13 @@ def _blocks(faces: Faces, pairs: Int[np.ndarray, "p 2"], seed: int) -> Iterator[
         a, b = places.reshape(-1, 2).T
         references, reference = np.unique(a, return_inverse=True)
         once, twice, points_once, points_twice = in_batches(warped, 2 * PAIRS_AT_ONCE, images)
+        landmarks = points_twice[a] - offset  # whole pixels
+        queries = np.clip(landmarks, 0, WINDOW - 1)
         yield _Block(
             views=np.concatenate([twice[references], once]),
             rows=np.stack([reference, len(references) + a, len(references) + b], axis=1),
-            queries=points_twice[a] - offset,
+            queries=queries,
+            clamped=(queries != landmarks).any(axis=-1),
             same=points_once[a] - offset,
             different=points_once[b] - offset,
         )
@@ -241,14 +241,17 @@ def match(
     seed: int,
     position_means: Mapping[str, Float[np.ndarray, "g g c"]] = MappingProxyType({}),
 ) -> dict[str, Errors]:
-    """Errors of each kind of features on the same pairs and warps.
+    """Errors of each kind of features on the same pairs and warps, of every landmark of every pair.
+
+    A landmark that is outside the window in the reference is sought from the nearest pixel of the window; the truth may
+    lie outside it (so does ContrastLandmark, Cheng et al. 2021).
 
     Where an image is in several pairs, its two views and their maps are computed once and held, the maps of one kind of
     features at a time; otherwise only those of a few pairs are in memory.
 
     Args:
       faces: annotated; landmarks in pixels of 136x136.
-      features: by name; None answers with the query's own location.
+      features: by name; None answers with the query's own location, clamped to the window.
       pairs: indices (A, B) of images. The reference is A warped twice; "same" pairs it with A warped once,
         "different" with B warped once.
       seed: of the warps; image i is warped alike in whichever pair it occurs.
@@ -287,12 +290,12 @@ def match(
 
 def _errors(block: _Block, same: Float[np.ndarray, "p l 2"], different: Float[np.ndarray, "p l 2"]) -> Errors:
     """Of the predictions for a block of pairs."""
-    visible = in_window(block.queries)
-    errors = {
-        case: np.where(visible & in_window(truth), matching_error(predicted, truth), np.nan)
-        for case, predicted, truth in (("same", same, block.same), ("different", different, block.different))
-    }
-    return Errors(**errors, far=np.asarray(matching_error(block.queries, block.different) > FAR))
+    return Errors(
+        same=np.asarray(matching_error(same, block.same)),
+        different=np.asarray(matching_error(different, block.different)),
+        far=np.asarray(matching_error(block.queries, block.different) > FAR),
+        clamped=block.clamped,
+    )
 
 
 @jax.jit

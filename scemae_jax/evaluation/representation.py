@@ -38,7 +38,8 @@ class Labelled(NamedTuple):
 
 def visible(landmarks: Float[np.ndarray, "n l 2"]) -> Bool[np.ndarray, "n l"]:
     """Which landmarks (x, y), in pixels of 136x136, are in the window; unknown ones are not."""
-    return matching.in_window(landmarks - OFFSET)
+    points = landmarks - OFFSET
+    return np.all((points >= -0.5) & (points <= WINDOW - 0.5), axis=-1)
 
 
 def landmark_labels(visible: Bool[np.ndarray, "n l"]) -> Int[np.ndarray, "s"]:

@@ -136,14 +136,17 @@ def select_tokens(
 
 
 class CARB(nn.Module):
-    """A frozen encoder, and a projector that the Locality-Constrained Repellence loss trains."""
+    """A frozen encoder, and a projector that the Locality-Constrained Repellence loss trains.
+
+    The fields have no defaults: those are the config's.
+    """
 
     encoder: vit.ViT
     projector: Projector
-    split_layer: int = 3
-    attentive_fraction: float = 0.25
-    num_clusters: int = 4
-    density: Density = "scaled"
+    split_layer: int
+    attentive_fraction: float
+    num_clusters: int
+    density: Density
 
     def select(self, images: Float[Array, "b h w c"]) -> SelectedTokens:
         """Steps 1 to 4: split, cluster, reduce; the encoder gets no gradient."""

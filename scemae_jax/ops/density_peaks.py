@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 Density = Literal["log", "scaled", "knn"]
+DENSITY: Density = "knn"
+"""The default, here and in the config."""
 
 Rows = Int[Array, " r"] | slice
 """Some of the tokens."""
@@ -48,7 +50,7 @@ def density_peaks(
     num_clusters: int,
     *,
     valid: Bool[Array, " n"] | None = None,
-    density: Density = "knn",
+    density: Density = DENSITY,
     neighbours: int = 5,
     tile: int | None = None,
 ) -> DensityPeaks:
@@ -128,7 +130,7 @@ def density_peaks(
 
 
 def density_peaks_of_images(
-    tokens: Float[Array, "b n d"], num_clusters: int, *, density: Density = "knn", neighbours: int = 5
+    tokens: Float[Array, "b n d"], num_clusters: int, *, density: Density = DENSITY, neighbours: int = 5
 ) -> DensityPeaks:
     """`density_peaks` of the tokens of each image, all valid; every field has the images' axis first.
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-from scemae_jax.report.table import few_shot_forms, matching_forms
+from scemae_jax.report.table import few_shot_forms, matching_forms, pairs_of
 
 MISSING = "\N{EN DASH}"
 CASES = ("same", "different", "different, far")
@@ -182,7 +182,7 @@ def _matching_table(match: dict[str, Any]) -> Results:
     count = match.get("pairs_of_one_person", 0)
     of_one_person = f", in {count_of(count, 'pair')} of one person" if count else ""
     remark = (
-        f"Mean error in {match['unit']} ± deviation of the pairs' means; {count_of(match['pairs'], 'pair')} of images, "
+        f"Mean error in {match['unit']} ± deviation of the pairs' means; {pairs_of(match)}, "
         f"split {match['split']}, features every {match['stride']} pixels. "
         f"Same: two warped views of one image. Different: two images{of_one_person}. "
         "Far: only landmarks that lie more than 8 units from where they are in the other face, so that copying the "

@@ -29,6 +29,7 @@ from scemae_jax.evaluation.few_shot import features_and_head, method_name
 from scemae_jax.models import vit
 from scemae_jax.report import published
 from scemae_jax.report.published import Error, Published, Row
+from scemae_jax.report.table import pairs_of
 
 RUNS = flags.DEFINE_string("runs", None, "Folder of the runs; the tables are written there.")
 BACKBONE = flags.DEFINE_enum("backbone", "s8", list(published.NAMES), "Whose rows are shown, even if it was not run.")
@@ -226,10 +227,9 @@ def matching(runs: Runs) -> tuple[list[Line], list[str]]:
         label = f", {again['pairings']} random pairings"
         found += lines("SCE-MAE", again["features"], projected, repeated=label)[:1]
     found += lines("MAE only", match["features"], width) + lines("own location", match["features"], None)
-    pairs = match["pairs"]
     return found, [
-        f"{published.NAMES[runs.backbone]}: {pairs} + {pairs} pairs of MAFL's split {match['split']}, stride "
-        f"{match['stride']}, warp seed {match['warp_seed']}."
+        f"{published.NAMES[runs.backbone]}: {match['pairs']} + {pairs_of(match)} of MAFL's split {match['split']}, "
+        f"stride {match['stride']}, warp seed {match['warp_seed']}."
     ]
 
 
@@ -284,7 +284,7 @@ def ablation(runs: Runs) -> tuple[list[Line], list[str]]:
     def line(method: str, name: str, point: str) -> Line:
         features = [results["match"]["features"][name] for results in points[point]]
         errors = {case: _over_seeds([measured[case]["error"] for measured in features]) for case in table.columns}
-        return _line(runs.row(method, _known(errors)), missing)
+        return _line(runs.row(method, errors), missing)
 
     def repeated(method: str, name: str, point: str) -> list[Line]:
         """The same of random pairings (the mean of theirs for each seed), where they were measured."""
@@ -294,7 +294,7 @@ def ablation(runs: Runs) -> tuple[list[Line], list[str]]:
         errors = {
             case: _over_seeds([each["features"][name][case]["error"] for each in again]) for case in table.columns
         }
-        return [_line(runs.row(f"{method}, {again[0]['pairings']} random pairings", _known(errors)), missing)]
+        return [_line(runs.row(f"{method}, {again[0]['pairings']} random pairings", errors), missing)]
 
     lines = []
     for name, method in ABLATED.items():
@@ -307,17 +307,14 @@ def ablation(runs: Runs) -> tuple[list[Line], list[str]]:
     match = points[CONFIG_POINT][0]["match"]
     seeds = ", ".join(str(results["seed"]) for results in points[CONFIG_POINT])
     about = (
-        f"{match['pairs']} + {match['pairs']} pairs of MAFL's split {match['split']}, stride {match['stride']}; seeds "
+        f"{match['pairs']} + {pairs_of(match)} of MAFL's split {match['split']}, stride {match['stride']}; seeds "
         f"of stage 2: {seeds}; stage 2 on MAFL's training images, the paper's on CelebA."
     )
     return lines, [f"{published.NAMES[runs.backbone]}: {about}"]
 
 
-def _over_seeds(errors: Sequence[float | None]) -> Error | None:
-    """Of the seeds that have an error at all."""
-    if not (known := [error for error in errors if error is not None]):
-        return None
-    return Error(statistics.mean(known), statistics.stdev(known) if len(known) > 1 else None)
+def _over_seeds(errors: Sequence[float]) -> Error:
+    return Error(statistics.mean(errors), statistics.stdev(errors) if len(errors) > 1 else None)
 
 
 BESIDE: Mapping[int, Callable[[Runs], tuple[list[Line], list[str]]]] = {

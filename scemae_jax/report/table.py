@@ -11,8 +11,11 @@ from rich.table import Table
 def print_results(results: dict[str, Any]) -> None:
     """Prints matching and detection errors and silhouettes beside the baselines, as far as they were measured."""
     console = Console()
+    for stage in ("pretrain", "refine"):
+        if left_out := results.get(stage, {}).get("images_left_out"):
+            console.print(f"{stage}: {without(left_out)}")
     for form in matching_forms(results.get("match", {})):
-        title = f"Matching of {form['landmarks']} landmarks: error in {form['unit']}, {form['pairs']} pairs"
+        title = f"Matching of {form['landmarks']} landmarks: error in {form['unit']}, {pairs_of(form)}"
         table = Table("features", title=title)
         cases = ("same", "different", "different, far")
         for case in cases:
@@ -58,6 +61,21 @@ def matching_forms(match: dict[str, Any]) -> list[dict[str, Any]]:
     if "features" not in match:
         return []
     return [match, *([match | match["all_landmarks"]] if "all_landmarks" in match else [])]
+
+
+def without(left_out: dict[str, int]) -> str:
+    """How many unannotated images stages 1 and 2 do not see, since their people are in one of these splits."""
+    counts = " and ".join(f"{count:,} of people in {split}" for split, count in left_out.items())
+    return f"unannotated images left out: {counts}"
+
+
+def pairs_of(match: dict[str, Any]) -> str:
+    """How many pairs a form was measured on, and how many of its queries are at the window's edge in their place."""
+    pairs = f"{match['pairs']:,} pair" + ("" if match["pairs"] == 1 else "s")
+    if "clamped_queries" not in match:  # measured before such landmarks counted
+        return pairs
+    count = match["clamped_queries"]
+    return f"{pairs} ({count:,} {'query' if count == 1 else 'queries'} clamped to the window)"
 
 
 def few_shot_forms(few_shot: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

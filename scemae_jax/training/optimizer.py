@@ -16,7 +16,12 @@ def decays(params: Any) -> Any:
 
 
 def learning_rate(config: Config, steps: int) -> optax.Schedule:
-    """Linear warm-up over `config.warmup` (a share of the steps), then a cosine down to zero."""
+    """Linear warm-up from zero over `config.warmup` (a share of the steps), then a cosine down to zero.
+
+    Without warm-up (0) the first step has the full rate; any other share warms up for a step at least.
+    """
+    if not config.warmup:
+        return optax.cosine_decay_schedule(config.learning_rate, steps)
     warmup = max(1, round(config.warmup * steps))
     return optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, max(steps, warmup + 1))
 

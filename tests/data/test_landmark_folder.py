@@ -224,7 +224,7 @@ def test_table_scales_landmarks_and_numbers_subjects(tmp_path):
         a.png,zoe,train,10,20,,
         images/b.png, adam ,test,1.5,2,3,4
         c.png,zoe,unlabeled,,,,
-        d.png,adam,train,,,,
+        d.png,bob,train,,,,
         """,
     )
     dataset = landmark_folder(tmp_path / "faces", data_dir=tmp_path / "data")
@@ -234,16 +234,67 @@ def test_table_scales_landmarks_and_numbers_subjects(tmp_path):
     # 68x34 doubles to 136x68, with 34 rows of padding above: the centre of pixel 0 goes to 0.5, between 0 and 1.
     np.testing.assert_allclose(train["landmarks"], [[20.5, 74.5], [np.nan, np.nan]])
     np.testing.assert_allclose(test["landmarks"], [[3.5, 38.5], [6.5, 42.5]])
-    assert (test["subject"], train["subject"]) == (0, 1)  # adam, zoe
-    assert sorted(e["subject"] for e in examples["unlabeled"]) == [0, 1, 2]  # adam, zoe, and e.png's own
+    assert (test["subject"], train["subject"]) == (0, 2)  # adam, zoe
+    assert sorted(e["subject"] for e in examples["unlabeled"]) == [1, 2, 3]  # bob, zoe, and e.png's own
     assert all(np.isnan(e["landmarks"]).all() for e in examples["unlabeled"])
     metadata = dataset.info.metadata
     assert (metadata["subjects"], metadata["num_landmarks"], metadata["num_images"]) == (
-        ["adam", "zoe"],
+        ["adam", "bob", "zoe"],
         2,
         5,
     )
     assert metadata["fingerprint"] == dataset.builder_config.fingerprint
+
+
+def test_unannotated_images_follow_their_people(tmp_path):
+    names = [f"{number}.png" for number in range(9)]
+    root = write_folder(
+        tmp_path / "faces",
+        {name: encode(plain()) for name in names},
+        """
+        file,subject,split,x0,y0
+        0.png,ann,train,1,2
+        1.png,bob,validation,1,2
+        2.png,cat,test,1,2
+        3.png,ann,unlabeled,,
+        4.png,bob,unlabeled,,
+        5.png,cat,unlabeled,,
+        6.png,cat,train,,
+        7.png,dan,,,
+        """,
+    )
+    expected = {"train": [0], "validation": [1], "test": [2], "unlabeled": [3, 7, 8], "unlabeled_validation": [4]}
+    splits = assign_splits(read_folder(root).faces)  # 5 and 6 are cat's, who is in test; 8 is a person of its own
+    assert {name: [int(face.file[0]) for face in faces] for name, faces in splits.items()} == expected
+    dataset = landmark_folder(root, data_dir=tmp_path / "data")
+    assert {name: split.num_examples for name, split in dataset.info.splits.items()} == {
+        name: len(found) for name, found in expected.items()
+    }
+    assert (dataset.info.metadata["num_images"], dataset.info.metadata["num_left_out"]) == (9, 2)
+
+
+def test_without_a_split_column_the_people_drawn_for_test_are_left_out_too(tmp_path):
+    rows = [
+        f"{person}_{number}.png,{person}," + ("1,2" if number == 0 else ",") for person in "abcde" for number in (0, 1)
+    ]
+    files = {row.split(",")[0]: encode(plain()) for row in rows}
+    root = write_folder(tmp_path / "faces", files, "\n".join(["file,subject,x0,y0", *rows]))
+    splits = assign_splits(read_folder(root).faces)
+    ((test,), (validation,)) = splits["test"], splits["validation"]  # 20 % of five people, 15 % of four
+    assert [face.file for face in splits["unlabeled_validation"]] == [f"{validation.subject}_1.png"]
+    others = set("abcde") - {test.subject, validation.subject}
+    assert {face.file for face in splits["unlabeled"]} == {f"{person}_1.png" for person in others}
+
+
+def test_a_copy_prepared_by_an_older_version_is_not_taken_for_the_new_one(tmp_path, monkeypatch):
+    files = {f"{number}.png": encode(plain()) for number in range(3)}
+    root = write_folder(tmp_path / "faces", files, "file,subject,split,x0,y0\n0.png,a,test,1,2\n1.png,a,unlabeled,,\n")
+    with monkeypatch.context() as older:
+        older.setattr(LandmarkFolder, "VERSION", "1.0.0")
+        older.setattr(builder.annotations, "assign_splits", lambda faces: {"train": [], "test": [], "unlabeled": faces})
+        assert landmark_folder(root, data_dir=tmp_path / "data").info.splits["unlabeled"].num_examples == 3
+    found = landmark_folder(root, data_dir=tmp_path / "data").info.splits
+    assert {name: split.num_examples for name, split in found.items()} == {"test": 1, "unlabeled": 1}
 
 
 @settings(max_examples=60, deadline=None)
@@ -261,10 +312,13 @@ def test_drawn_splits_keep_people_apart(people, random):
     ]
     splits = assign_splits(faces)
     files = {name: {face.file for face in found} for name, found in splits.items()}
-    assert sorted(file for found in files.values() for file in found) == sorted(face.file for face in faces)
-    assert files["unlabeled"] == {face.file for face in faces if not face.is_labeled}
-
     number, names = number_subjects(faces)
+    tested = {number(face) for face in splits["test"]}
+    left_out = {face.file for face in faces if not face.is_labeled and number(face) in tested}
+    kept = sorted(file for found in files.values() for file in found)
+    assert kept == sorted({face.file for face in faces} - left_out)
+    for name in ("unlabeled", "unlabeled_validation"):
+        assert not any(face.is_labeled or number(face) in tested for face in splits[name])
     assert names == sorted(names)
     drawn = {name: {number(face) for face in splits[name]} for name in ("train", "validation", "test")}
     everyone = set.union(*drawn.values())
@@ -443,10 +497,11 @@ def test_ytf68_as_its_readme_counts_it():
     splits = assign_splits(folder.faces)
     assert folder.num_landmarks == 68
     assert len(splits["train"]) + len(splits["validation"]) == 2740
-    assert (len(splits["test"]), len(splits["unlabeled"])) == (742, 1001)
+    assert (len(splits["test"]), len(splits["unlabeled"]) + len(splits["unlabeled_validation"])) == (742, 1001)
     people = {name: {face.subject for face in faces} for name, faces in splits.items()}
     assert len(people["validation"]) == round(0.15 * 227)
-    assert people["train"] | people["validation"] == people["unlabeled"]
+    assert people["train"] | people["validation"] == people["unlabeled"] | people["unlabeled_validation"]
+    assert people["unlabeled_validation"] <= people["validation"]
     assert not people["train"] & people["validation"]
     for face in folder.faces[::1000]:
         content = (folder.root / face.file).read_bytes()

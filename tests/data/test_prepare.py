@@ -143,7 +143,8 @@ def test_as_a_command_it_ends_with_one_line_and_status_1(tmp_path):
 @pytest.mark.parametrize("name", MAKERS)
 def test_official_datasets_are_prepared_and_verified(name, manual, run, tmp_path, capsys):
     assert run(dataset=name, check=True, data_dir=tmp_path) == 1
-    assert f"error: {name}/1.0.0 is not prepared in {tmp_path}" in capsys.readouterr().err
+    version = sources.OFFICIAL[name].VERSION
+    assert f"error: {name}/{version} is not prepared in {tmp_path}" in capsys.readouterr().err
     assert run(dataset=name, manual_dir=manual, data_dir=tmp_path) == 0
     assert run(dataset=name, check=True, data_dir=tmp_path) == 0  # no folder is needed now
     captured = capsys.readouterr()

@@ -106,7 +106,8 @@ def test_images_landmarks_and_order(made, tmp_path):
 )
 def test_one_face_by_hand(box, size, cut, point, expected, tree, tmp_path):
     zoom, left, top = cut
-    assert annotations.face_cut(box) == Cut(size=None, box=(left, top, left + 100, top + 100), zoom=zoom)
+    expected_cut = Cut(None, (left, top, left + 100, top + 100), zoom, Image.Resampling.BICUBIC)
+    assert annotations.face_cut(box) == expected_cut
     set_boxes(tree, "ibug", [{"imgName": "image_7.png", "bb_detector": 0, "bb_ground_truth": np.array([box], float)}])
     Image.fromarray(gradient(*size)).save(tree / "ibug/image_7.png")
     rows = "\n".join(["%d %d" % point] * 68)  # noqa: UP031 - the clearest way to write a pair
@@ -123,6 +124,24 @@ def test_one_face_by_hand(box, size, cut, point, expected, tree, tmp_path):
     if left < 0:
         assert is_outside[: int(25 * 1.36)].all()
     assert (example["image"][is_outside] < 40).all()
+
+
+@pytest.mark.parametrize(
+    ("box", "zoom", "left", "top"), [((91, 71, 194, 174), 0.5, 21, 9), ((101, 91, 126, 116), 2, 179, 157)]
+)
+def test_the_first_resize_is_bicubic_and_the_second_bilinear(box, zoom, left, top, tree, tmp_path):
+    drawn = Image.fromarray(np.random.default_rng(0).integers(0, 256, (260, 300, 3)).astype(np.uint8))
+    drawn.save(tree / "ibug/image_7.png")
+    set_boxes(tree, "ibug", [{"imgName": "image_7.png", "bb_ground_truth": np.array([box], float)}])
+    rows = "\n".join(["110 110"] * 68)
+    (tree / "ibug/image_7.pts").write_text(f"version: 1\nn_points: 68\n{{\n{rows}\n}}")
+    found = prepare(tmp_path)["test"][-1]["image"]
+
+    zoomed = drawn.resize((int(300 * zoom), int(260 * zoom)), Image.Resampling.BICUBIC)
+    file = io.BytesIO()
+    part = zoomed.crop((left, top, left + 100, top + 100)).resize((136, 136), Image.Resampling.BILINEAR)
+    part.save(file, "JPEG", quality=95, subsampling=0)
+    np.testing.assert_array_equal(found, np.asarray(Image.open(file)))
 
 
 @given(st.tuples(st.floats(1, 900), st.floats(1, 900)), st.tuples(st.floats(20, 800), st.floats(20, 800)))

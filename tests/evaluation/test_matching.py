@@ -63,18 +63,24 @@ def test_error_is_in_pixels_of_a_70x70_image():
     np.testing.assert_allclose(errors, [3.6458333, 70, 0], rtol=1e-6)
 
 
+def errors_of(**fields) -> matching.Errors:
+    return matching.Errors(**fields, clamped=np.zeros_like(fields["far"]))
+
+
 def test_errors_are_averaged_over_landmarks_and_pairs_by_hand():
-    nan = np.nan
-    errors = matching.Errors(
-        same=np.array([[1.0, 3, nan], [8, nan, nan], [nan, nan, nan]]),
-        different=np.array([[2.0, 4, 6], [10, nan, 2], [nan, nan, nan]]),
-        far=np.array([[False, True, False], [True, True, False], [True, True, True]]),
+    errors = errors_of(
+        same=np.array([[1.0, 3], [8, 4]]),
+        different=np.array([[2.0, 4], [10, 2]]),
+        far=np.array([[False, True], [True, True]]),
     )
     assert errors.summary() == {
-        "same": {"error": 4.0, "deviation": 3.0, "count": 3},  # 12 / 3; the pairs' means are 2 and 8
-        "different": {"error": 4.8, "deviation": 1.0, "count": 5},  # 24 / 5; 4 and 6
-        "different, far": {"error": 7.0, "deviation": 3.0, "count": 2},  # 4 and 10
+        "same": {"error": 4.0, "deviation": 2.0, "count": 4},  # 16 / 4; the pairs' means are 2 and 6
+        "different": {"error": 4.5, "deviation": 1.5, "count": 4},  # 18 / 4; 3 and 6
+        "different, far": {"error": 16 / 3, "deviation": 1.0, "count": 3},  # 4, 10 and 2; 4 and 6
     }
+    near = errors_of(same=errors.same, different=errors.different, far=np.array([[False, False], [False, True]]))
+    assert near.summary()["different, far"] == {"error": 2.0, "deviation": 0.0, "count": 1}
+    assert near[:1].summary()["different, far"] == {"error": None, "deviation": None, "count": 0}
 
 
 def test_pairs_are_consecutive():
@@ -138,18 +144,24 @@ def test_a_seed_gives_the_same_numbers_and_another_gives_others(coded):
     assert not np.array_equal(first.different, other.different)
 
 
-def test_points_outside_the_window_are_left_out_and_not_counted(coded):
-    landmarks = coded.landmarks.copy()
-    landmarks[:, 2] = [4, 60]  # in the image's border
-    faces = faces_of(coded.images, landmarks)
-    found = matching.match(faces, {"own": None}, pairs=np.array([[0, 1], [2, 3]]), seed=0)["own"]
-    for errors in (found.same, found.different):
-        np.testing.assert_array_equal(np.isnan(errors), np.tile([False, False, True, False, False], (2, 1)))
-    assert found.summary()["same"]["count"] == 8
+def unwarped(keys, images, landmarks) -> matching.Views:
+    return matching.Views(images, images, landmarks, landmarks)
 
-    landmarks[...] = [4, 60]
-    nothing = matching.match(faces_of(coded.images, landmarks), {"own": None}, pairs=np.array([[0, 1]]), seed=0)
-    assert nothing["own"].summary()["different"] == {"error": None, "deviation": None, "count": 0}
+
+def test_a_query_outside_the_window_is_clamped_and_its_truth_left_where_it_is(monkeypatch):
+    monkeypatch.setattr(matching, "warped_views", unwarped)
+    images = np.random.default_rng(4).integers(0, 256, (2, 136, 136, 3)).astype(np.uint8)
+    images[1, 20 + 50, 20 + 30] = images[0, 20 + 40, 20]  # the query's pixel, (0, 40) of the window, is at (30, 50)
+    landmarks = np.array([[[4, 60], [68, 68]], [[8, 60], [71, 72]]])  # in the window (-16, 40), (48, 48); (-12, 40)
+    features = {"own": None, "colours": lambda views: views[:, 20:116, 20:116] - 0.5}
+    found = matching.match(faces_of(images, landmarks), features, pairs=np.array([[0, 1]]), seed=0)
+    for errors in found.values():
+        np.testing.assert_array_equal(errors.clamped, [[True, False]])
+        np.testing.assert_array_equal(errors.far, [[True, False]])  # 12 pixels are 8.75 units
+        np.testing.assert_allclose(errors.same, [[UNITS * 16, 0]], rtol=1e-6)
+        assert [case["count"] for case in errors.summary().values()] == [2, 2, 1]
+    np.testing.assert_allclose(found["own"].different, [[UNITS * 12, UNITS * 5]], rtol=1e-6)
+    assert found["colours"].different[0, 0] == pytest.approx(UNITS * np.hypot(42, 10))  # (30, 50) from (-12, 40)
 
 
 def test_unknown_landmarks_and_no_pairs_are_errors(coded):
@@ -184,7 +196,7 @@ def test_what_is_position_free_is_measured_as_features_of_their_own(coded):
     for name, own in (("blurred", "plain"), ("blurred, position-free", "freed")):
         np.testing.assert_allclose(found[name].same, alone[own].same, atol=1e-6)
         np.testing.assert_allclose(found[name].different, alone[own].different, atol=1e-6)
-    assert np.nanmean(np.abs(alone["plain"].different - alone["freed"].different)) > 0.1
+    assert np.mean(np.abs(alone["plain"].different - alone["freed"].different)) > 0.1
 
 
 def test_pairings_of_the_same_images_share_their_maps_and_are_each_measured_as_if_alone(coded):
@@ -223,9 +235,8 @@ def test_random_pairings_put_each_image_into_one_pair():
 
 
 def test_pairings_are_summed_up_by_hand():
-    nan = np.nan
-    errors = matching.Errors(  # three pairings of two pairs of two landmarks
-        same=np.array([[1.0, 2], [3, 2], [4, nan], [nan, 6], [9, 9], [9, 5]]),
+    errors = errors_of(  # three pairings of two pairs of two landmarks
+        same=np.array([[1.0, 2], [3, 2], [4, 5], [5, 6], [9, 9], [9, 5]]),
         different=np.array([[1.0, 1], [1, 1], [3, 3], [3, 3], [2, 2], [2, 2]]),
         far=np.array([[False, False], [False, False], [True, False], [False, False], [False, False], [False, False]]),
     )

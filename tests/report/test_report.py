@@ -39,6 +39,7 @@ RESULTS = {
     "match": {
         "split": "test",
         "pairs": 371,
+        "clamped_queries": 1203,
         "warp_seed": 0,
         "stride": 4,
         "landmarks": 5,
@@ -121,6 +122,7 @@ def report(tmp_path, **changes):
 
 def test_tables_show_the_numbers_given(tmp_path):
     page = report(tmp_path, results=RESULTS, metrics=METRICS)
+    assert "371 pairs (1,203 queries clamped to the window), split test" in page.text
     matching, detection, run, training = page.tables
     assert matching[0] == ["Features", "samen = 1,855", "differentn = 1,855", "different, far"]
     assert matching[1:] == [
@@ -136,6 +138,14 @@ def test_tables_show_the_numbers_given(tmp_path):
     assert (row["Steps"], row["Images seen"], row["Training time"]) == ("100", "6,400", "1 h 05 min")
     assert (row["Images/s"], row["Final loss"]) == ("150", "0.406")
     assert training[2][:2] == ["Detector, 5 landmarks", "100"]
+
+
+def test_the_table_on_the_screen_says_how_many_queries_were_clamped(capsys):
+    match = {**RESULTS["match"], "all_landmarks": {"landmarks": 68, "clamped_queries": 1, "features": {}}}
+    print_results({"match": match})
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Matching of 5 landmarks: error in pixels of a 70x70 image, 371 pairs (1,203 queries clamped" in text
+    assert "Matching of 68 landmarks: error in pixels of a 70x70 image, 371 pairs (1 query clamped" in text
 
 
 def test_headline_compares_the_method_with_the_baselines(tmp_path):

@@ -36,6 +36,19 @@ def test_schedule():
     assert schedule(STEPS) == 0
 
 
+def test_a_short_warm_up_is_one_step():
+    schedule = optimizer.learning_rate(config(warmup=0.01), 5)
+    expected = [0, 0.1, 0.05 + 0.05 * np.sqrt(0.5), 0.05, 0.05 - 0.05 * np.sqrt(0.5), 0]  # a cosine over 4 steps
+    np.testing.assert_allclose([schedule(step) for step in range(6)], expected, atol=1e-7)
+
+
+def test_without_warm_up_the_first_step_has_the_full_rate():
+    schedule = optimizer.learning_rate(config(warmup=0.0), 4)
+    expected = [0.1, 0.05 + 0.05 * np.sqrt(0.5), 0.05, 0.05 - 0.05 * np.sqrt(0.5), 0]
+    np.testing.assert_allclose([schedule(step) for step in range(5)], expected, atol=1e-7)
+    np.testing.assert_allclose(optimizer.learning_rate(config(warmup=0.0), 1)(0), 0.1, rtol=1e-6)
+
+
 def as_torch(params):
     return {(a, b): torch.nn.Parameter(torch.tensor(v)) for a, part in params.items() for b, v in part.items()}
 

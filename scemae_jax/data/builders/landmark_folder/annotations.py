@@ -18,6 +18,8 @@ from scemae_jax.data.images import DatasetError
 ANNOTATIONS = "landmarks.csv"
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
 SPLITS = ("train", "validation", "test", "unlabeled")
+UNLABELED_VALIDATION = "unlabeled_validation"
+"""Images of people of the validation split that nobody annotated."""
 TEST_FRACTION = 0.2
 VALIDATION_FRACTION = 0.15
 
@@ -92,17 +94,25 @@ def read_folder(root: str | os.PathLike) -> Folder:
 def assign_splits(faces: Iterable[Face]) -> dict[str, list[Face]]:
     """Divides the faces into train, validation, test and unlabeled, the same way every time.
 
-    What `landmarks.csv` says is kept, except that a train image without landmarks is unlabeled. Without a
-    split column, labelled images go to test (20 % of the people) or train. Where no row says validation, 15 %
-    of the people in train become it, with all their labelled images. People are drawn by the hash of their
-    name, so that no random state is involved; an image whose subject is not known counts as a person of its
-    own.
+    What `landmarks.csv` says of labelled images is kept. Without a split column, they go to test (20 % of the
+    people) or train. Where no row says validation, 15 % of the people in train become it, with all their
+    labelled images. People are drawn by the hash of their name, so that no random state is involved; an image
+    whose subject is not known counts as a person of its own.
+
+    Images without landmarks, whatever split their row names, follow their person:
+
+    * of a person in test they are in no split: stages 1 and 2 must not have seen the people on whom errors are
+      measured;
+    * of a person in validation they are in a split of their own, `UNLABELED_VALIDATION`: where settings are
+      chosen on validation, those people must not have been seen either; a config that trains on `validation`
+      names this split too;
+    * all others are in unlabeled.
     """
-    splits = {name: [] for name in SPLITS}
-    undecided = []
+    splits = {name: [] for name in (*SPLITS, UNLABELED_VALIDATION)}
+    undecided, unlabeled = [], []
     for face in faces:
         if not face.is_labeled:
-            splits["unlabeled"].append(face)
+            unlabeled.append(face)
         elif face.split is None:
             undecided.append(face)
         else:
@@ -115,6 +125,11 @@ def assign_splits(faces: Iterable[Face]) -> dict[str, list[Face]]:
         held_out = draw_held_out(map(_group, splits["train"]), VALIDATION_FRACTION, salt="validation")
         splits["validation"] = [face for face in splits["train"] if _group(face) in held_out]
         splits["train"] = [face for face in splits["train"] if _group(face) not in held_out]
+
+    test, validation = ({_group(face) for face in splits[name]} for name in ("test", "validation"))
+    for face in unlabeled:
+        if (person := _group(face)) not in test:
+            splits[UNLABELED_VALIDATION if person in validation else "unlabeled"].append(face)
     return splits
 
 

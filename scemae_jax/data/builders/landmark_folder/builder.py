@@ -50,15 +50,16 @@ class LandmarkFolder(tfds.core.GeneratorBasedBuilder):
 
     Features: `image` uint8 [136, 136, 3]; `landmarks` float32 [L, 2], (x, y) in pixels of that image, NaN where not
     annotated (L = 0 without a `landmarks.csv`); `subject` int64, where an image whose subject is not known
-    counts as a person of its own. Splits that would be empty are absent. `info.metadata` holds the
-    `fingerprint`, the names of the `subjects` by number, `num_landmarks`, `num_images` found and the list of
-    files `skipped` as unreadable.
+    counts as a person of its own. Splits that would be empty are absent. Images of people in `test` that nobody
+    annotated are left out (`annotations.assign_splits`). `info.metadata` holds the `fingerprint`, the names of the
+    `subjects` by number, `num_landmarks`, `num_images` found, `num_left_out` of them and the list of files `skipped` as
+    unreadable.
 
     A folder in which something changed (an image's name, size or time, or `landmarks.csv`) is prepared anew.
     An interrupted preparation leaves nothing that a later one would take for a dataset.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("2.0.0")  # 1.0.0: unlabelled images of people in test and validation were in unlabeled
 
     def __init__(self, *, config: FolderConfig, file_format: str = "array_record", **kwargs):
         super().__init__(config=config, file_format=file_format, **kwargs)
@@ -89,6 +90,7 @@ class LandmarkFolder(tfds.core.GeneratorBasedBuilder):
         self._number, self._subjects = annotations.number_subjects(self._folder.faces)
         self._skipped: list[str] = []
         splits = annotations.assign_splits(self._folder.faces)
+        self._num_used = sum(map(len, splits.values()))
         trained, tested = ({self._number(face) for face in splits[name]} for name in ("train", "test"))
         if trained & tested:
             logging.warning(
@@ -121,7 +123,7 @@ class LandmarkFolder(tfds.core.GeneratorBasedBuilder):
             return face, UnreadableImage(f"{face.name}: {error.strerror}")
 
     def _check_skipped(self) -> None:
-        total = len(self._folder.faces)
+        total = self._num_used
         allowed = min(max(MAX_SKIPPED_ALWAYS, int(MAX_SKIPPED_FRACTION * total)), total - 1)
         if len(self._skipped) > allowed:
             raise DatasetError(
@@ -138,6 +140,7 @@ class LandmarkFolder(tfds.core.GeneratorBasedBuilder):
             fingerprint=self._folder.fingerprint,
             num_landmarks=self._folder.num_landmarks,
             num_images=len(self._folder.faces),
+            num_left_out=len(self._folder.faces) - self._num_used,
             subjects=self._subjects,
             skipped=sorted(self._skipped),
         )

@@ -15,7 +15,7 @@ class ThreeHundredW(OfficialDataset):
     parts of Helen and LFPW, `test` is the test parts of both and IBUG.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("2.0.0")  # 1.0.0: the first resize was bilinear
     FILES = annotations.FILES
     MANUAL_DOWNLOAD_INSTRUCTIONS = FILES.instructions
     NUM_LANDMARKS = annotations.NUM_LANDMARKS
