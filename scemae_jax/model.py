@@ -20,7 +20,7 @@ from scemae_jax.ops.density_peaks import Density
 
 IMAGE_SIZE = 136
 WINDOW = 96
-"""Pixels on a side of an image, and of the centre window that is looked at (the evaluation protocol of DVE)."""
+"""Pixels on a side of an image, and of the centre window that is looked at (DVE's, which all prior work has kept)."""
 
 Which = Literal["backbone", "projected", "both", "clustered"]
 CHUNK = 32

@@ -1,6 +1,9 @@
 """Landmark matching: one landmark of a face is sought in another view of it, and in another person's face.
 
-The protocol of DVE (Thewlis et al. 2019), in its unit: pixels of a 70x70 image.
+The protocol of ContrastLandmark (Cheng et al. 2021), which SCE-MAE follows: cosine similarity of maps that are
+upsampled to the window, all landmarks counted. Pairs and warps are those of DVE (Thewlis et al. 2019), and so is the
+unit, pixels of a 70x70 image. (DVE itself reads its map unresized, at the nearest cell and by inner products, which is
+harsher.)
 """
 
 from __future__ import annotations

@@ -40,6 +40,8 @@ DATASETS = {"MAFL": "mafl", "AFLW_M": "aflw_m", "AFLW_RO": "aflw_r", "300-W": "t
 """By column of Table 2."""
 WIDTH = 150
 """Of the tables where they do not go to a terminal, in characters."""
+MARK = "\N{DAGGER}"
+"""Of a row with a remark, which stands below its table."""
 PREPARED = "prepared"
 """Folder below --runs of the prepared datasets."""
 
@@ -106,6 +108,8 @@ class Compared:
             "dims": "" if row.dims is None else str(row.dims),
         }
         method = f"{row.method}, {published.NAMES[row.backbone]}" if row.backbone else row.method
+        if row.remark:
+            method += f" {MARK}"
         return [
             line.source,
             method,
@@ -327,7 +331,7 @@ NOTES = {
     2: "AFLW_RC is a corrected test set that its authors did not release. The gain of our heads' softmax is the "
     "config's; prior work has 50 or 100.",
     3: "The paper does not say which backbone its rows are of: the one that Table 1 has at that width is taken.",
-    4: "The paper's rows are of DeiT-B: no other backbone has a difference here.",
+    4: "The paper's rows of its own method are of DeiT-B: no other backbone has a difference here.",
 }
 
 
@@ -336,7 +340,8 @@ def compare(everything: Sequence[Runs]) -> list[Compared]:
     tables = []
     for table in published.TABLES:
         lines = [Line(source="paper", row=row) for row in table.rows]
-        notes = [NOTES[table.number]] if table.number in NOTES else []
+        notes = [f"{MARK} {row.remark}" for row in table.rows if row.remark]
+        notes += [NOTES[table.number]] if table.number in NOTES else []
         for runs in everything:
             ours, about = BESIDE[table.number](runs)
             shown = {line.row.method for line in lines if line.source == "ours" and not line.row.backbone}
@@ -393,7 +398,7 @@ def markdown(tables: Iterable[Compared], above: Iterable[str]) -> str:
 
 
 def as_csv(tables: Iterable[Compared]) -> str:
-    """A row for each number, and for each that is missing with the reason as its note."""
+    """A row for each number, with the remark on its line as its note, and for each that is missing, with the reason."""
     text = io.StringIO()
     columns = ["table", "source", "method", "backbone", "dims", "column", "error", "deviation", "note"]
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -409,7 +414,8 @@ def as_csv(tables: Iterable[Compared]) -> str:
             }
             for column in table.published.columns:
                 if error := line.row.errors.get(column):
-                    writer.writerow(shared | {"column": column, "error": error.mean, "deviation": error.deviation})
+                    numbers = {"error": error.mean, "deviation": error.deviation}
+                    writer.writerow(shared | {"column": column, **numbers, "note": line.row.remark})
                 elif column in line.missing:
                     writer.writerow(shared | {"column": column, "note": line.missing[column]})
     return text.getvalue()

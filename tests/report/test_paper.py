@@ -154,11 +154,37 @@ def test_the_csv_has_every_number_in_full(runs):
                  for row in csv.DictReader(file)}  # fmt: skip
     assert table["1", "paper", "SCE-MAE", "same", "s8", "256"]["error"] == "0.33"
     assert table["3", "paper", "LEAD", "20", "", "64"]["deviation"] == "0.45"
+    for method, dims, count, error, deviation in (
+        ("ContrastLandmark", "128", "5", "18.66", "4.59"),
+        ("ContrastLandmark", "256", "1", "28.0", "1.39"),
+        ("LEAD", "128", "50", "8.89", "0.2"),
+        ("LEAD", "256", "100", "8.56", "0.21"),
+    ):
+        found = table["3", "paper", method, count, "", dims]
+        assert (found["error"], found["deviation"]) == (error, deviation)
+    backbones = [table["4", "paper", f"{method}, backbone features", case, "", ""]["error"]
+                 for method in ("ContrastLandmark", "LEAD") for case in ("same", "different")]  # fmt: skip
+    assert backbones == ["0.69", "5.37", "2.35", "6.22"]
     assert table["2", "ours", "SCE-MAE", "300-W", "s8", "512"]["error"] == "4.44"
     difference = table["2", "ours - paper", "SCE-MAE", "300-W", "s8", "512"]["error"]
     assert math.isclose(float(difference), 0.5, abs_tol=1e-12)
     absent = table["2", "ours", "SCE-MAE", "AFLW_RO", "s8", "512"]
     assert (absent["error"], absent["note"]) == ("", "not run")
+
+
+def test_that_dve_read_its_maps_more_harshly_is_said_at_its_row_of_table_1(runs, capsys):
+    paper.report(runs, "s8", None)
+    text = (runs / "tables.md").read_text()
+    first, *others = text.split("## Table ")[1:]
+    assert "| paper | DVE \N{DAGGER} | 12.4 M | 64 | 0.92 | 2.38 |" in first
+    (remark,) = [line for line in first.splitlines() if line.startswith("\N{DAGGER} ")]
+    assert "nearest cell and by inner products" in remark
+    assert "may not compare" in remark
+    assert "\N{DAGGER}" not in "".join(others)
+    assert remark in " ".join(capsys.readouterr().out.split())
+    with (runs / "tables.csv").open() as file:
+        noted = {(row["table"], row["method"], row["note"]) for row in csv.DictReader(file) if row["source"] == "paper"}
+    assert {row for row in noted if row[2]} == {("1", "DVE", remark.removeprefix("\N{DAGGER} "))}
 
 
 def test_a_dataset_that_is_absent_is_named_in_its_rows(runs, tmp_path):
