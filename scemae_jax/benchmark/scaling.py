@@ -120,6 +120,15 @@ def compile_training(config: Config, stage: str, mesh: Mesh, num_images: int = C
     Raises:
       jax.errors.JaxRuntimeError: among others where it does not fit into the devices' memory.
     """
+    with jax.default_device(mesh.devices.flat[0]):
+        step, arguments = training_step(config, stage, mesh, num_images)
+        return step.lower(*arguments).compile()
+
+
+def training_step(
+    config: Config, stage: str, mesh: Mesh, num_images: int = CELEBA
+) -> tuple[jax.stages.Wrapped, tuple[Any, ...]]:
+    """The step of a stage as `training.loop` has it, not traced yet, and its arguments as shapes."""
     task, rules = _task(config, stage, mesh), config.mesh.rules
     state = jax.eval_shape(lambda params: loop.initial_state(dataclasses.replace(task, params=params)), task.params)
     everywhere = sharding.replicated(mesh)
@@ -134,14 +143,13 @@ def compile_training(config: Config, stage: str, mesh: Mesh, num_images: int = C
         input.held_shape(mesh, num_images, IMAGE), jnp.int32, sharding=NamedSharding(mesh, sharding.BATCH)
     )
     numbers = {"number": jax.ShapeDtypeStruct((task.input.batch_size,), jnp.int32)}
-    step = cast(jax.stages.Wrapped, loop.compile_step(task, mesh, rules))
-    return step.lower(
+    return cast(jax.stages.Wrapped, loop.compile_step(task, mesh, rules)), (
         jax.tree.map(divided, state, sharding.by_rules(mesh, state, rules)),
         whole(jax.eval_shape(loop.gathered_metrics(task).empty)),
         whole(task.constants),
         held,
         whole(numbers),
-    ).compile()
+    )
 
 
 def _task(config: Config, stage: str, mesh: Mesh) -> loop.Task:
