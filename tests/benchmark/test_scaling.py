@@ -1,6 +1,6 @@
 import dataclasses
 
-from scemae_jax.benchmark import scaling
+from scemae_jax.benchmark import program, scaling
 
 PROGRAM = """
 HloModule jit_step
@@ -29,7 +29,7 @@ ENTRY %main (a: f32[8,128], b: (s32[], bf16[4,128])) -> f32[8,128] {
 
 
 def test_a_program_is_counted_by_hand():
-    work = scaling.read_program(PROGRAM)
+    work = program.read_program(PROGRAM)
     assert work.collectives == {
         "all-reduce": {"count": 3, "bytes": 3 * 4 * 128 * 2},
         "all-gather": {"count": 1, "bytes": 32 * 128 * 4},
@@ -42,8 +42,8 @@ def test_a_program_is_counted_by_hand():
 
 def test_arrays_on_the_chip_are_not_in_its_memory():
     types = "(u8[3,5]{1,0:T(8,128)(4,1)S(1)}, pred[7]{0}, bf16[], s32[2]{0:T(128)})"
-    assert scaling.array_bytes(types) == 15 + 7 + 2 + 8
-    assert scaling.array_bytes(types, in_hbm=True) == 7 + 2 + 8
+    assert program.array_bytes(types) == 15 + 7 + 2 + 8
+    assert program.array_bytes(types, in_hbm=True) == 7 + 2 + 8
 
 
 def test_time_is_the_longest_of_compute_and_memory_and_the_interconnect_on_top():
