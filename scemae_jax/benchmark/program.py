@@ -119,6 +119,6 @@ def _collectives(line: Instruction, read: str, inside: list[Instruction], seen: 
             continue
         if channel:
             seen.add(channel[0])
-        both_sides = each.op in ("all-gather-start", "collective-permute-start")
+        both_sides = each.op in ("all-gather-start", "collective-permute-start", "reduce-scatter-start")
         nbytes = array_bytes(each.type) - (array_bytes(read) if both_sides else 0)
         yield "reduce-scatter" if "calls=%all-reduce-scatter" in line.rest else kind, nbytes

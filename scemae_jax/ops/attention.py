@@ -80,7 +80,7 @@ def attention_of_even(
     a square of patches. XLA makes the added token where it copies queries, keys and values apart anyway, so that it
     costs one more copy, of the result. `implementation` is JAX's; with `"xla"` this runs on any device.
     """
-    batch, t, s = len(query), query.shape[1], key.shape[1]
+    batch, t, s = query.shape[0], query.shape[1], key.shape[1]
     real_queries = real_keys = None
     if t % 2 or s % 2:
         real_queries, real_keys = (jnp.full(batch, number, jnp.int32) for number in (t, s))
