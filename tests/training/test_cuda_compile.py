@@ -4,9 +4,16 @@ Tiny networks, unless SCEMAE_COMPILED_SIZES names others (`XXS T S B`, as launch
 """
 
 import importlib.util
+import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+
+import scemae_jax
+from scemae_jax.models import vit
 
 pytestmark = [
     pytest.mark.cuda_compiler,
