@@ -1,24 +1,34 @@
 # shellcheck shell=bash
-# Sourced by the other scripts, in the project's root: makes .venv and installs what is pinned, unless that was done.
-#   environment requirements.txt        (or requirements-test.txt)
+# Sourced by the other scripts, in the project's root: makes an environment and installs what is pinned, unless done.
+#   environment requirements.txt             into .venv (or requirements-test.txt; or a folder as second argument)
+#   accelerator cuda12                       what the pinned JAX needs for it: an extra of jax (cuda12, cuda13, tpu)
 
-environment() {
-  local requirements=$1
+environment() { # file of requirements, folder
+  local requirements=$1 venv=${2:-.venv}
   local python=${PYTHON:-python3}
-  if [ ! -x .venv/bin/pip ]; then
+  if [ ! -x "$venv/bin/pip" ]; then
     "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || {
       echo "Python 3.11 or 3.12 is needed; $python is $("$python" --version 2>&1). Name another: PYTHON=python3.11 $0" >&2
       return 1
     }
-    "$python" -m venv .venv || return 1
+    "$python" -m venv "$venv" || return 1
   fi
-  local wanted
+  once "$requirements" "$venv" -r "$requirements" || return 1
+  once project "$venv" --no-deps --editable .
+}
+
+accelerator() { # extra of jax, folder
+  once "$1" "${2:-.venv}" -c requirements.txt "jax[$1]"
+}
+
+once() { # name, folder, arguments of pip: installs unless that was done with the same requirements
+  local name=$1 venv=$2 wanted
+  shift 2
   wanted=$(cat requirements*.txt | sha256sum | cut -d' ' -f1)
-  local mark=.venv/installed-$requirements
+  local mark=$venv/installed-$name
   if [ "$(cat "$mark" 2>/dev/null)" != "$wanted" ]; then
-    echo "Installing $requirements into .venv ..."
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$requirements" || return 1
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . || return 1
+    echo "Installing $name into $venv ..."
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" || return 1
     echo "$wanted" >"$mark"
   fi
 }

@@ -21,6 +21,7 @@
 #   pip download --no-deps --only-binary=:all: -d DIR --constraint requirements.txt PACKAGE ...
 #   pip wheel --no-deps -w DIR --constraint requirements.txt promise     (it comes as source only)
 # Runs with python3 where there are --wheels, otherwise with .venv where that is made; PYTHON names another interpreter.
+# Before anything long, one real step of each stage is taken: batch, precision and gradients are the config's.
 # A size that ends early leaves the model of its newest checkpoint all the same. Exit status: 0 all done, 75 out of time
 # (the same command goes on), 143 stopped by a signal, 2 not understood, otherwise an error.
 set -euo pipefail
@@ -58,6 +59,16 @@ train() { # workdir, seconds, further arguments; returns the exit status of the 
   done
   wait "$running" || ended=$?
   running='' && collect
+  return "$ended"
+}
+
+# One step of stages 1 and 2 as the config has them, on noise: what this GPU cannot run shows itself in a minute.
+first_step() {
+  "$python" -m scemae_jax.training.first_step --config "$config:$size" --config.data.root="$data" "$@" &
+  running=$! # so that a signal ends it
+  local ended=0
+  wait "$running" || ended=$?
+  running=''
   return "$ended"
 }
 
@@ -99,14 +110,18 @@ for size in "${networks[@]}"; do
   share=$(((minutes * 60 - SECONDS) / left_sizes))
   size_ends=$((SECONDS + share)) left_sizes=$((left_sizes - 1))
   [ -n "$smoke" ] || [ "$share" -gt 0 ] || { failed 75 "$size: no time is left for it"; continue; }
-  workdir=$work/${smoke:+smoke-}$size
+  workdir=$work/${smoke:+smoke-}$size fixed=()
   rm -rf "$workdir.home"
   if [ -n "$smoke" ]; then
     rm -rf "$workdir"
     fixed=(--config.pretrain.steps=4 --config.pretrain.batch_size=8 --config.pretrain.log_every=2
       --config.refine.steps=3 --config.refine.batch_size=8 --config.match.max_pairs=2 --config.detect.steps=3
       --config.detect.heatmaps=2 --config.detect.stride=8 --config.report.examples=2 --config.data.variant=tiny)
-  else
+  fi
+  if ! has_checkpoint; then # otherwise it has trained here
+    first_step "${fixed[@]}" "${run[@]}" || { failed "$?" "$size: not even one step of training runs"; continue; }
+  fi
+  if [ -z "$smoke" ]; then
     plan="$minutes ${networks[*]} $config $data ${run[*]}"
     if ! has_checkpoint && { [ ! -e "$work/$size.steps" ] || [ "$(cat "$work/$size.plan")" != "$plan" ]; }; then
       plan_steps $((share < 1500 ? share / 5 : 300)) || { failed 1 "$size: its speed could not be measured"; continue; }

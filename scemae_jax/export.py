@@ -121,6 +121,7 @@ def export_stablehlo(model: Model, path: Path, *, stride: int, which: Which) -> 
     (batch,) = jax.export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((batch, IMAGE_SIZE, IMAGE_SIZE, 3), jnp.uint8)
     function = jax.jit(lambda images: model.dense_features(images, stride, which))
-    exported = jax.export.export(function, platforms=("cpu", "cuda", "tpu"))(images)
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):  # cuDNN's attention runs nowhere but on GPUs
+        exported = jax.export.export(function, platforms=("cpu", "cuda", "tpu"))(images)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(exported.serialize())

@@ -4,13 +4,16 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before JAX is imported: tolerances are those of float32 on a CPU
 
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.cudnn import fused_attention_stablehlo
 
 from scemae_jax.config import NORMALISATION
 from scemae_jax.model import Architecture, Model
@@ -79,3 +82,28 @@ def small_model(small_architecture: Architecture, random_params) -> Model:
     images = np.zeros((1, 96, 96, 3), np.float32)
     params = random_params(small_architecture.build_carb(), images, method="features")
     return Model(architecture=small_architecture, params=params)
+
+
+CUDNN = ("__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward")
+"""The calls of cuDNN that compute attention, forward and backward."""
+
+
+@pytest.fixture
+def cudnn_calls(monkeypatch):
+    """The calls of cuDNN in a program exported for an H100 that is not there: `cudnn_calls(jitted, *inputs)`.
+
+    Whoever asks JAX which device there is, or what its cuDNN can do, hears of an H100. All else is as in production.
+    """
+    real = jax.local_devices
+    h100 = [SimpleNamespace(platform="gpu", compute_capability="9.0")]
+    monkeypatch.setattr(jax, "local_devices", lambda *, backend=None: real(backend=backend) if backend else h100)
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(fused_attention_stablehlo, "check_compute_capability", lambda least: float(least) <= 9.0)
+    monkeypatch.setattr(fused_attention_stablehlo, "is_cuda_compute_capability_equal", lambda asked: asked == "9.0")
+
+    def calls(program, *inputs) -> list[str]:
+        allowed = [jax.export.DisabledSafetyCheck.custom_call(name) for name in CUDNN]
+        exported = jax.export.export(program, platforms=["cuda"], disabled_checks=allowed)(*inputs)
+        return re.findall(r"@(__cudnn\$\w+)", exported.mlir_module())
+
+    return calls

@@ -113,3 +113,12 @@ def test_stablehlo_gives_the_features_for_any_number_of_images(model, images, tm
     assert set(exported.platforms) == {"cpu", "cuda", "tpu"}
     for batch in (images[:1], images):
         np.testing.assert_allclose(exported.call(batch), model.features(batch, 8, which), atol=1e-5)
+
+
+@pytest.mark.usefixtures("cudnn_calls")  # the device at hand is an H100
+def test_stablehlo_that_a_gpu_wrote_runs_everywhere(model, images, tmp_path):
+    half = dataclasses.replace(model, architecture=dataclasses.replace(model.architecture, dtype="bfloat16"))
+    export_stablehlo(half, tmp_path / "features.stablehlo", stride=8, which="backbone")
+    exported = jax.export.deserialize((tmp_path / "features.stablehlo").read_bytes())
+    with jax.default_device("cpu"):
+        np.testing.assert_allclose(exported.call(images), half.features(images, 8, "backbone"), atol=1e-5)

@@ -56,7 +56,7 @@ def flag(words: list[str], name: str) -> str:
 
 def stand_in(path: Path, body: str) -> Path:
     """An executable that records its arguments in PATH.jsonl before it does what `body` says."""
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     record = f"""import json, signal, sys
 signal.alarm(60)  # outlives no test
 with open({f"{path}.jsonl"!r}, "a") as log:
@@ -90,7 +90,7 @@ SCRIPTS = {
 }
 
 
-@pytest.mark.parametrize("script", [*SCRIPTS, "gpu_run.sh", "gpu_suite.sh"])
+@pytest.mark.parametrize("script", [*SCRIPTS, "gpu_run.sh", "gpu_suite.sh", "compilers.sh"])
 def test_the_header_has_every_option_and_its_default(script):
     header, code = (LAUNCH / script).read_text().split("set -euo pipefail")
     (names,) = re.findall(r"^read_options\s+'([^']*)'\s+'([^']*)'", code.replace("\\\n", ""), re.MULTILINE)
@@ -591,3 +591,90 @@ def test_the_image_has_every_extra_that_its_header_names():
     assert extras is not None
     assert set(re.findall(r"\w+", named)) - {"or"} <= set(extras)
     assert {"tpu", "cuda12"} <= set(re.findall(r"\w+", named))
+
+
+# --- quickstart.sh and compilers.sh
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """The launch scripts and requirements apart, with environments whose Python only notes what it is asked to do."""
+    body = """
+words = " ".join(sys.argv[1:])
+if any(part in words for part in os.environ.get("FAILS", "").split(";") if part):
+    sys.exit(1)
+"""
+    for venv in (".venv", ".venv-compilers"):
+        stand_in(tmp_path / venv / "bin" / "pip", "")
+        stand_in(tmp_path / venv / "bin" / "python", "import os" + body)
+    (tmp_path / "launch").mkdir()
+    for script in LAUNCH.glob("*.sh"):
+        (tmp_path / "launch" / script.name).write_text(script.read_text())
+    for name in ("requirements.txt", "requirements-test.txt"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    return tmp_path
+
+
+def in_project(project: Path, script: str, *options, **environment) -> tuple[subprocess.CompletedProcess, list[str]]:
+    """How a script ended, and the commands of its environment's Python."""
+    noted = project / (".venv-compilers" if script == "compilers.sh" else ".venv") / "bin" / "python"
+    before = len(calls(noted))
+    command = ["bash", project / "launch" / script, *options]
+    ended = subprocess.run(command, capture_output=True, text=True, env=settings(**environment))
+    return ended, [" ".join(words) for words in calls(noted)[before:]]
+
+
+PIP = "-m pip install --quiet --disable-pip-version-check"
+
+
+def test_a_gpu_is_installed_for_once_and_looked_for_each_time(project):
+    ended, commands = in_project(project, "quickstart.sh", "--gpu", "--config.seed=1")
+    assert ended.returncode == 0, ended.stderr
+    *installed, looked, run = commands
+    assert installed == [
+        f"{PIP} -r requirements.txt", f"{PIP} --no-deps --editable .", f"{PIP} -c requirements.txt jax[cuda12]",
+    ]  # fmt: skip
+    assert "jax.default_backend()" in looked
+    assert run == " ".join([*MAIN, "--config configs/quickstart.py --workdir runs/quickstart --config.seed=1"])
+    ended, commands = in_project(project, "quickstart.sh", "--gpu", FAILS="default_backend")
+    assert (ended.returncode, [words[:3] for words in commands]) == (1, ["-c "])
+    assert "nvidia-smi" in ended.stderr
+
+
+@pytest.mark.parametrize(("there", "told"), [("", True), ("sys.exit(9)", False)])
+def test_who_has_a_gpu_is_told_of_it(project, there, told):
+    stand_in(project / "bin" / "nvidia-smi", there)
+    ended, commands = in_project(project, "quickstart.sh", PATH=search_path(project / "bin"))
+    assert ended.returncode == 0, ended.stderr
+    assert ("--gpu uses it" in ended.stdout) == told
+    assert not any("cuda12" in words for words in commands)
+
+
+@pytest.mark.parametrize(
+    ("fails", "status", "tested"),
+    [
+        ("", 0, ["tpu", "cuda"]),
+        ("jax[tpu]", 0, ["cuda"]),
+        ("jax[cuda12]", 0, ["tpu"]),
+        ("jax[tpu];jax[cuda12]", 1, []),
+        ("tpu_compile", 3, ["tpu", "cuda"]),
+        ("cuda_compile", 3, ["tpu", "cuda"]),
+        ("tpu_compile;jax[cuda12]", 3, ["tpu"]),
+    ],
+)
+def test_each_compiler_is_asked_though_the_other_be_missing(project, fails, status, tested):
+    ended, commands = in_project(project, "compilers.sh", FAILS=fails)
+    assert ended.returncode == status, ended.stderr
+    assert [re.findall(r"test_(\w+)_compile\.py", words)[0] for words in commands if "-m pytest" in words] == tested
+    assert f"{PIP} -c requirements.txt jax[cuda12]" in commands
+    assert len(ended.stdout.splitlines()[-2:]) == 2
+    assert not any("scaling" in words for words in commands)
+
+
+def test_tables_are_written_where_the_tests_pass(project):
+    _, commands = in_project(project, "compilers.sh", "--tables")
+    scaling = [words for words in commands if "scemae_jax.benchmark.scaling" in words]
+    assert len(scaling) == 2
+    assert scaling[1].endswith("--largest_on h100:1")
+    ended, commands = in_project(project, "compilers.sh", "--tables", FAILS="tpu_compile")
+    assert (ended.returncode, [words for words in commands if "scaling" in words]) == (3, [])

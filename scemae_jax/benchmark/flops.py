@@ -27,8 +27,13 @@ def linear(tokens: int, inputs: int, outputs: int) -> int:
 
 def block(tokens: int, width: int) -> int:
     """A transformer block whose MLP is four times as wide."""
-    attention = linear(tokens, width, 3 * width) + 2 * linear(tokens, width, tokens) + linear(tokens, width, width)
-    return attention + 2 * linear(tokens, width, 4 * width)
+    layers = linear(tokens, width, 3 * width) + linear(tokens, width, width) + 2 * linear(tokens, width, 4 * width)
+    return layers + attention(tokens, width)
+
+
+def attention(tokens: int, width: int) -> int:
+    """The products of queries with keys and of attention with values, of all heads."""
+    return 2 * linear(tokens, width, tokens)
 
 
 def num_patches(architecture: Architecture) -> int:
@@ -73,6 +78,13 @@ def pretrain_step(architecture: Architecture) -> int:
     """Of an image in a training step of stage 1."""
     visible = int(num_patches(architecture) * (1 - architecture.mask_ratio))
     return TRAINING * (encoder(architecture, visible) + decoder(architecture, visible))
+
+
+def pretrain_attention(architecture: Architecture) -> int:
+    """Of an image in a training step of stage 1: the part that `attention` is."""
+    v, n = architecture.variant, num_patches(architecture)
+    in_encoder = v.depth * attention(1 + int(n * (1 - architecture.mask_ratio)), v.width)
+    return TRAINING * (in_encoder + architecture.decoder_depth * attention(1 + n, architecture.decoder_width))
 
 
 def inattentive(architecture: Architecture) -> int:

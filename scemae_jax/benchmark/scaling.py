@@ -1,11 +1,10 @@
-"""What training would cost on slices of TPUs, as the TPU compiler sees it; no TPU is needed, nor used.
+"""What training would cost on slices of TPUs and on a GPU, as their compilers see it; neither is needed, nor used.
 
-  pip install 'libtpu==0.0.42.*'
-  python -m scemae_jax.benchmark.scaling --output docs/scaling.json --largest t8 s8 b8 --page docs/scaling.md
+  bash launch/compilers.sh --no-tests -- --output docs/scaling.json --largest t8 s8 b8 --page docs/scaling.md
 
-The version of libtpu is the one that this version of jax names. The very steps of training are compiled for the slices
-of `PLANS`: memory, operations and what goes over the interconnect are read from the compiled programs; times are
-estimated from them. A compilation takes minutes; what the output has already is not compiled again.
+The very steps of training are compiled for the devices of `PLANS`: memory, operations and what goes over the
+interconnect are read from the compiled programs; times are estimated from them. For a slice of TPUs a compilation takes
+minutes, for a GPU one; what the output has already is not compiled again.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -30,10 +29,10 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding
 
 from scemae_jax import config as configuration
-from scemae_jax.benchmark import flops
+from scemae_jax.benchmark import flops, gpu_compiler, program
 from scemae_jax.config import Config
 from scemae_jax.data.pipeline import Batches, index_batches
-from scemae_jax.model import IMAGE_SIZE
+from scemae_jax.model import IMAGE_SIZE, Architecture
 from scemae_jax.training import input, loop, pretrain, refine, sharding
 
 CELEBA = 162_770
@@ -44,7 +43,7 @@ IMAGE = (IMAGE_SIZE, IMAGE_SIZE, 3)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Chip:
-    """What the vendor states: https://docs.cloud.google.com/tpu/docs/v5e, v5p."""
+    """What the vendor states: docs.cloud.google.com/tpu/docs/v5e, v5p; nvidia.com/en-us/data-center/h100 (SXM)."""
 
     flops: float
     """Operations per second in bfloat16."""
@@ -52,13 +51,14 @@ class Chip:
     """Bytes per second."""
     ici: float
     """Bytes per second that leave the chip, over all its links."""
-    clock: float
-    """Cycles per second: of the peak and the size of the matrix units."""
+    clock: float = math.inf
+    """Cycles per second: of the peak and the size of the matrix units. The CUDA compiler gives no cycles."""
 
 
 CHIPS = {
     "v5e": Chip(flops=197e12, hbm=819e9, ici=200e9, clock=1.5e9),
     "v5p": Chip(flops=459e12, hbm=2765e9, ici=600e9, clock=1.75e9),
+    "h100": Chip(flops=989e12, hbm=3.35e12, ici=450e9),
 }
 
 
@@ -70,13 +70,16 @@ class Plan:
     """Of the paper's networks: a name in `config.PAPER_ENCODERS`."""
     stage: str
     slice: str
-    """Chip and topology, such as `v5e:4x4`."""
+    """Chip and topology, such as `v5e:4x4`, or `h100:1` for one GPU."""
     fsdp: int
     batch_size: int
+    xla_attention: bool = False
+    """Attention by XLA where cuDNN would be taken, for comparison."""
 
     @property
     def name(self) -> str:
-        return f"{self.size} {self.stage} {self.slice} fsdp={self.fsdp} batch={self.batch_size}"
+        attention = " attention=xla" if self.xla_attention else ""
+        return f"{self.size} {self.stage} {self.slice} fsdp={self.fsdp} batch={self.batch_size}{attention}"
 
     @property
     def chip(self) -> Chip:
@@ -103,45 +106,83 @@ STRONG = {chips: _plans(("s8",), "pretrain", SLICES[chips], 1, GLOBAL)[0] for ch
 PLANS = list(dict.fromkeys([*PAPER_BATCH, *WEAK.values(), *STRONG.values()]))
 BATCHES = [512 * count for count in (1, 2, 4, 8, 12, 16, 24, 32)]
 """Among which the largest that fits is sought."""
+ON_GPU = _plans(SIZES, "pretrain", "h100:1", 1, 512)
+XLA_ATTENTION = [
+    dataclasses.replace(plan, batch_size=batch_size, xla_attention=xla)
+    for plan, batch_size in ((ON_GPU[1], 1024), (ON_GPU[2], 512))
+    for xla in (False, True)
+]
+GPU_PLANS = list(dict.fromkeys([*ON_GPU, *XLA_ATTENTION]))
+GPU_BATCHES = [256 * count for count in (2, 3, 4, 6, 8, 10, 12, 16)]
+GPU_SHARE = 0.75
+"""Of its memory that JAX takes, unless `XLA_PYTHON_CLIENT_MEM_FRACTION` says otherwise."""
 
 
-def tpu_mesh(slice: str, fsdp: int) -> Mesh:
-    """A mesh of a slice that is only described: programs can be compiled for it, not run."""
+def describe_chips() -> None:
+    """Tells JAX, before it looks for devices, that compilers are wanted and neither TPU nor GPU."""
     os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # else libtpu asks the network which TPU this machine has
     os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # else it takes itself to be the one that uses the TPU
+    gpu_compiler.describe_gpus()
+    jax.config.update("jax_platforms", "cpu")
+
+
+def described_mesh(slice: str, fsdp: int) -> Mesh:
+    """A mesh of chips that are only described: programs can be compiled for it, not run. After `describe_chips`."""
+    if slice.startswith("h100:"):
+        return gpu_compiler.h100_mesh(int(slice.removeprefix("h100:")), fsdp)
     one_chip = {"chips_per_host_bounds": (1, 1, 1)} if slice.endswith(":1x1") else {}  # else a host has four
     topology = topologies.get_topology_desc(platform="tpu", topology_name=slice, **one_chip)
     return sharding.make_mesh(topology.devices, fsdp=fsdp)
 
 
-def compile_training(config: Config, stage: str, mesh: Mesh, num_images: int = CELEBA) -> jax.stages.Compiled:
+def compile_training(
+    config: Config, stage: str, mesh: Mesh, num_images: int = CELEBA, *, xla_attention: bool = False
+) -> jax.stages.Compiled:
     """The step of a stage as `training.loop` compiles it, with so many images held by the mesh's devices.
 
     Raises:
-      jax.errors.JaxRuntimeError: among others where it does not fit into the devices' memory.
+      jax.errors.JaxRuntimeError: among others where it does not fit into a TPU's memory.
     """
-    task, rules = _task(config, stage, mesh), config.mesh.rules
-    state = jax.eval_shape(lambda params: loop.initial_state(dataclasses.replace(task, params=params)), task.params)
-    everywhere = sharding.replicated(mesh)
+    # The default device decides how attention is computed, the mesh what the program is compiled for.
+    with jax.default_device(jax.local_devices(backend="cpu")[0] if xla_attention else mesh.devices.flat[0]):
+        step, arguments = training_step(config, stage, mesh, num_images)
+        return step.lower(*arguments).compile()
 
-    def whole(tree: Any) -> Any:
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), tree)
+
+def training_step(
+    config: Config, stage: str, mesh: Mesh, num_images: int = CELEBA
+) -> tuple[jax.stages.Wrapped, tuple[Any, ...]]:
+    """The step of a stage as `training.loop` has it, not traced yet, and its arguments as shapes."""
+    task = _task(config, stage, mesh)
+    held = jax.ShapeDtypeStruct(
+        input.held_shape(mesh, num_images, IMAGE), jnp.int32, sharding=NamedSharding(mesh, sharding.BATCH)
+    )
+    numbers = {"number": jax.ShapeDtypeStruct((task.input.batch_size,), jnp.int32, sharding=sharding.replicated(mesh))}
+    return step_of(task, mesh, config.mesh.rules, held, numbers)
+
+
+def step_of(
+    task: loop.Task, mesh: Mesh, rules: sharding.Rules, resident: Any, batch: Any
+) -> tuple[jax.stages.Wrapped, tuple[Any, ...]]:
+    """A task's step, not traced yet, and its arguments as shapes; `resident` and `batch` are shapes already."""
+    state = jax.eval_shape(lambda params: loop.initial_state(dataclasses.replace(task, params=params)), task.params)
 
     def divided(leaf: jax.ShapeDtypeStruct, placed: NamedSharding) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placed)
 
-    held = jax.ShapeDtypeStruct(
-        input.held_shape(mesh, num_images, IMAGE), jnp.int32, sharding=NamedSharding(mesh, sharding.BATCH)
-    )
-    numbers = {"number": jax.ShapeDtypeStruct((task.input.batch_size,), jnp.int32)}
-    step = cast(jax.stages.Wrapped, loop.compile_step(task, mesh, rules))
-    return step.lower(
+    return cast(jax.stages.Wrapped, loop.compile_step(task, mesh, rules)), (
         jax.tree.map(divided, state, sharding.by_rules(mesh, state, rules)),
-        whole(jax.eval_shape(loop.gathered_metrics(task).empty)),
-        whole(task.constants),
-        held,
-        whole(numbers),
-    ).compile()
+        on_every_chip(jax.eval_shape(loop.gathered_metrics(task).empty), mesh),
+        on_every_chip(task.constants, mesh),
+        resident,
+        batch,
+    )
+
+
+def on_every_chip(tree: Any, mesh: Mesh) -> Any:
+    """The shapes of a tree of arrays (or shapes) that each chip holds."""
+    everywhere = sharding.replicated(mesh)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), tree)
 
 
 def _task(config: Config, stage: str, mesh: Mesh) -> loop.Task:
@@ -170,132 +211,46 @@ def celeba_config(plan: Plan) -> Config:
     return config
 
 
-COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-_ARRAY = re.compile(r"\b(pred|bf16|[fsu]\d+)\[([\d,]*)\](\{[^}]*\})?")
-_INSTRUCTION = re.compile(r"\s+(?:ROOT )?(%[\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
-_COMPUTATION = re.compile(r"(ENTRY )?(%[\w.-]+) .*\{$")
-_NO_WORK = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while")
-
-
-class Instruction(NamedTuple):
-    """A line of a compiled program: `name = type op(rest`."""
-
-    name: str
-    type: str
-    op: str
-    rest: str
-
-
-@dataclasses.dataclass
-class Work:
-    """What one chip does in one run of a compiled program."""
-
-    hbm_bytes: int = 0
-    """Read from and written to its memory; not what the compiler keeps on the chip."""
-    cycles: int = 0
-    """That the compiler expects its instructions to take, one after the other; copies and collectives apart."""
-    collectives: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
-    """For each kind the `count`, and the `bytes` of one chip."""
-
-
-def array_bytes(types: str, *, in_hbm: bool = False) -> int:
-    """Bytes of all arrays whose types are in a text, or of those alone that lie in the chip's memory."""
-    total = 0
-    for dtype, shape, layout in _ARRAY.findall(types):
-        if not (in_hbm and "S(" in layout):
-            size = 1 if dtype == "pred" else int(re.sub(r"\D", "", dtype)) // 8
-            total += size * math.prod(int(axis) for axis in shape.split(",") if axis)
-    return total
-
-
-def read_program(text: str) -> Work:
-    """Counts what a compiled TPU program says it does; loops as often as they run."""
-    computations: dict[str, list[Instruction]] = {}
-    entry, lines = "", []
-    for line in text.splitlines():
-        if found := _COMPUTATION.match(line):
-            lines = computations.setdefault(found[2], [])
-            entry = found[2] if found[1] else entry
-        elif found := _INSTRUCTION.match(line):
-            lines.append(Instruction(*found.groups()))
-    work = Work()
-    _count(work, computations, computations[entry], 1)
-    return work
-
-
-def _count(work: Work, computations: dict[str, list[Instruction]], lines: list[Instruction], times: int) -> None:
-    types = {line.name: line.type for line in lines}
-    seen: set[str] = set()
-    for line in lines:
-        if line.op == "while":
-            body, trips = re.search(r"body=(%[\w.-]+)", line.rest), re.search(r'"n":"(\d+)"', line.rest)
-            assert body, line.name
-            assert trips, line.name
-            _count(work, computations, computations[body[1]], times * int(trips[1]))
-        if line.op in _NO_WORK or line.op.endswith("-done"):
-            continue
-        called = re.search(r"calls=(%[\w.-]+)", line.rest)
-        inside = computations[called[1]] if called else []
-        operands = " ".join(types.get(name, "") for name in re.findall(r"%[\w.-]+", line.rest.split("), ")[0]))
-        cycles = re.search(r'"estimated_cycles":"(\d+)"', line.rest)
-        if cycles and int(cycles[1]) < 1e12:  # more stands for: not known
-            work.cycles += times * int(cycles[1])
-        for kind, nbytes in _collectives(line, operands, inside, seen):
-            counted = work.collectives.setdefault(kind, {"count": 0, "bytes": 0})
-            counted["count"] += times
-            counted["bytes"] += times * nbytes
-        if line.op in ("copy-start", "slice-start"):  # between the memory and the chip; the type names both sides
-            moved = array_bytes(line.type) - array_bytes(operands)
-        elif any(each.op in ("gather", "dynamic-slice") for each in (line, *inside)):  # reads as much as it gives
-            moved = 2 * array_bytes(line.type, in_hbm=True)
-        else:
-            moved = array_bytes(line.type + operands, in_hbm=True)
-        work.hbm_bytes += times * moved
-
-
-def _collectives(
-    line: Instruction, operands: str, inside: list[Instruction], seen: set[str]
-) -> Iterator[tuple[str, int]]:
-    """Kind and bytes of the collectives that a line is or has in it, those apart whose channels were `seen`.
-
-    One that runs beside other instructions is in each of these, on one channel. A sum of which each chip keeps a part
-    is an all-reduce in a computation with a name of its own.
-    """
-    for each in (line, *inside):
-        kind, channel = each.op.removesuffix("-start"), re.search(r"channel_id=\d+", each.rest)
-        if kind not in COLLECTIVES or (channel and channel[0] in seen):
-            continue
-        if channel:
-            seen.add(channel[0])
-        both_sides = each.op in ("all-gather-start", "collective-permute-start")
-        nbytes = array_bytes(each.type) - (array_bytes(operands) if both_sides else 0)
-        yield "reduce-scatter" if "calls=%all-reduce-scatter" in line.rest else kind, nbytes
-
-
 def measure(plan: Plan) -> dict[str, Any]:
     """Compiles a plan's step and says what it costs; where it does not fit into memory, how much it wants."""
-    needed = flops.pretrain_step if plan.stage == "pretrain" else flops.refine_step
-    config, mesh, started = celeba_config(plan), tpu_mesh(plan.slice, plan.fsdp), time.monotonic()
-    found: dict[str, Any] = {**dataclasses.asdict(plan), "chips": mesh.size, "libtpu": version("libtpu")}
+    on_gpu, architecture = plan.slice.startswith("h100:"), configuration.architecture(celeba_config(plan))
+    mesh, started = described_mesh(plan.slice, plan.fsdp), time.monotonic()
+    compiler = "jax-cuda12-pjrt" if on_gpu else "libtpu"
+    found: dict[str, Any] = {**dataclasses.asdict(plan), "chips": mesh.size, compiler: version(compiler)}
     try:
-        compiled: Any = compile_training(config, plan.stage, mesh)
+        compiled: Any = compile_training(celeba_config(plan), plan.stage, mesh, xla_attention=plan.xla_attention)
     except jax.errors.JaxRuntimeError as error:
         if not (memory := wanted_memory(str(error))):
             raise
         return found | {"fits": False, "wanted_gib": memory[0], "limit_gib": memory[1]}
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    wanted = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
+    needed = flops.pretrain_step if plan.stage == "pretrain" else flops.refine_step
+    images_on_chip = plan.batch_size / mesh.size
     return found | {
-        "fits": True,
+        # The compiler for TPUs refuses what does not fit.
+        "fits": not on_gpu or wanted <= GPU_SHARE * gpu_compiler.H100_MEMORY,
         "compile_seconds": round(time.monotonic() - started),
         "images_bytes": 4 * math.prod(input.held_shape(mesh, CELEBA, IMAGE)) // mesh.size,
         "argument_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
         "code_bytes": memory.generated_code_size_in_bytes,
-        "flops": cost["flops"],
-        "bytes_accessed": cost["bytes accessed"],
-        "model_flops": needed(configuration.architecture(config)) * plan.batch_size / mesh.size,
-        **dataclasses.asdict(read_program(compiled.as_text())),
+        **(_gpu_flops(plan, architecture, text, images_on_chip) if on_gpu else _cost(compiled)),
+        "model_flops": needed(architecture) * images_on_chip,
+        **dataclasses.asdict(program.read_program(text)),
     }
+
+
+def _cost(compiled: Any) -> dict[str, float]:
+    cost = compiled.cost_analysis()
+    return {"flops": cost["flops"], "bytes_accessed": cost["bytes accessed"]}
+
+
+def _gpu_flops(plan: Plan, architecture: Architecture, text: str, images: float) -> dict[str, float]:
+    """XLA counts none for a GPU: those of the matrix products in the program, and of cuDNN's attention by hand."""
+    in_program = sum(product.flops for product in gpu_compiler.matrix_products(text))
+    by_cudnn = 0 if plan.xla_attention else flops.pretrain_attention(architecture) * images
+    return {"flops": in_program + by_cudnn, "attention_flops": by_cudnn}
 
 
 def wanted_memory(error: str) -> tuple[float, float] | None:
@@ -316,14 +271,14 @@ def measure_all(plans: Iterable[Plan], output: Path) -> dict[str, dict[str, Any]
     return found
 
 
-def largest_batch(size: str, output: Path) -> dict[str, dict[str, Any]]:
-    """Seeks the largest of `BATCHES` that stage 1 can take on 16 chips of v5e; returns all that is in `output` then."""
+def largest_batch(size: str, output: Path, slice: str = "v5e:4x4") -> dict[str, dict[str, Any]]:
+    """Seeks the largest of `BATCHES` or `GPU_BATCHES` that stage 1 can take; returns all that is in `output` then."""
 
     def does_not_fit(batch_size: int) -> bool:
-        plan = Plan(size=size, stage="pretrain", slice="v5e:4x4", fsdp=1, batch_size=batch_size)
+        plan = Plan(size=size, stage="pretrain", slice=slice, fsdp=1, batch_size=batch_size)
         return not measure_all([plan], output)[plan.name]["fits"]
 
-    bisect.bisect_left(BATCHES, True, key=does_not_fit)
+    bisect.bisect_left(GPU_BATCHES if slice.startswith("h100:") else BATCHES, True, key=does_not_fit)
     return measure_all([], output)
 
 
@@ -346,11 +301,19 @@ def seconds(row: dict[str, Any], chip: Chip) -> dict[str, float]:
     }
 
 
+COMPILERS = ("libtpu", "jax-cuda12-pjrt")
+
+
 def tables(found: dict[str, dict[str, Any]]) -> str:
     """What was found, as Markdown; comparisons that have something to compare."""
     runs = [_run_row(plan, found[plan.name]) for plan in PLANS if plan.name in found]
-    compilers = ", ".join(sorted({row["libtpu"] for row in found.values()}))
-    parts = [f"Compiled by libtpu {compilers}.", "### One step of CelebA's training", _markdown(_RUN_HEADER, runs)]
+    used = {(name, row[name]) for row in found.values() for name in COMPILERS if name in row}
+    compilers = " and ".join(f"{name} {number}" for name, number in sorted(used))
+    parts = [f"Compiled by {compilers}, not run.", "### One step of CelebA's training", _markdown(_RUN_HEADER, runs)]
+    if on_gpu := [row for row in found.values() if row["slice"] == "h100:1"]:
+        on_gpu.sort(key=lambda row: (SIZES.index(row["size"]), row["batch_size"], row["xla_attention"]))
+        rows = [_gpu_row(row, found) for row in on_gpu]
+        parts += ["### Stage 1 on one H100 with 80 GB, beside a TPU's chip", _markdown(_GPU_HEADER, rows)]
     sought = [row for row in found.values() if row["batch_size"] in BATCHES and row["fsdp"] == 1]
     sought = [row for row in sought if row["slice"] == "v5e:4x4" and row["stage"] == "pretrain"]
     found_for = {row["size"] for row in sought if not row["fits"] or row["batch_size"] == BATCHES[-1]}
@@ -374,6 +337,10 @@ _RUN_HEADER = [
     "network, stage", "slice, data x fsdp", "batch", "GiB per chip: images, state, temporary",
     "GFLOP per chip (needed)", "GB read and written", "collectives per chip", "ms: peak, memory, interconnect",
     "ms expected", "images/s", "hours",
+]  # fmt: skip
+_GPU_HEADER = [
+    "network", "attention", "batch", "fits", "GiB: images, state, temporary", "TFLOP (attention, needed)",
+    "GB read and written", "ms: peak, memory", "images/s", "a chip of v5e, of v5p",
 ]  # fmt: skip
 _BATCH_HEADER = ["network", "batch", "fits", "GiB per chip", "images/s"]
 _SCALING_HEADER = [
@@ -405,6 +372,31 @@ def _run_row(plan: Plan, row: dict[str, Any]) -> list[Any]:
         collectives,
         *_times(took),
         *(_range(took, lambda s: plan.batch_size / s, ",.0f"), _range(took, lambda s: steps * s / 3600, ".2f")),
+    ]
+
+
+def _gpu_row(row: dict[str, Any], found: dict[str, dict[str, Any]]) -> list[Any]:
+    took = seconds(row, CHIPS["h100"])
+    state = row["argument_bytes"] - row["images_bytes"]
+    memory = (row["images_bytes"], state, row["temporary_bytes"] + row["code_bytes"])
+    tera = [f"{row[name] / 1e12:.1f}" for name in ("flops", "attention_flops", "model_flops")]
+    beside = []
+    for plan in PAPER_BATCH:
+        if (plan.size, plan.stage) == (row["size"], "pretrain") and (other := found.get(plan.name)):
+            least = {"v5e:4x4": 1, "v5p:2x2x4": 4}[plan.slice] == plan.fsdp
+            if least and other["fits"]:
+                beside.append(f"{plan.batch_size / seconds(other, plan.chip)['least'] / other['chips']:,.0f}")
+    return [
+        configuration.PAPER_ENCODERS[row["size"]],
+        "XLA" if row["xla_attention"] else "cuDNN",
+        row["batch_size"],
+        "yes" if row["fits"] else "no",
+        ", ".join(f"{part / GIB:.1f}" for part in memory),
+        f"{tera[0]} ({tera[1]}, {tera[2]})",
+        f"{row['hbm_bytes'] / 1e9:.0f}",
+        f"{1e3 * took['compute']:.1f}, {1e3 * took['memory']:.1f}",
+        f"{row['batch_size'] / took['least']:,.0f}",
+        ", ".join(beside),
     ]
 
 
@@ -465,12 +457,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="JSON file; what is in it is not compiled again")
     parser.add_argument("--only", default="", help="pattern (a regular expression) of the names of plans to compile")
     parser.add_argument("--largest", nargs="*", default=(), choices=SIZES, help="networks to seek the largest batch of")
+    parser.add_argument("--largest_on", default="v5e:4x4", choices=("v5e:4x4", "h100:1"), help="devices to seek it for")
     parser.add_argument("--page", type=Path, help="Markdown file to write the tables to")
     arguments = parser.parse_args()
-    jax.config.update("jax_platforms", "cpu")
-    found = measure_all([plan for plan in PLANS if re.search(arguments.only, plan.name)], arguments.output)
+    describe_chips()
+    plans = [plan for plan in [*PLANS, *GPU_PLANS] if re.search(arguments.only, plan.name)]
+    found = measure_all(plans, arguments.output)
     for size in arguments.largest:
-        found = largest_batch(size, arguments.output)
+        found = largest_batch(size, arguments.output, arguments.largest_on)
     if arguments.page:
         write_tables(arguments.page, found)
 

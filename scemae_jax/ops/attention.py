@@ -20,13 +20,24 @@ CUDNN_HEAD_DIM = 128
 def implementation_for(device: Any, dtype: DTypeLike, head_dim: int) -> Implementation:
     """`"cudnn"` (flash attention) on NVIDIA GPUs from Ampere on, in half precision with heads that fit; else `"xla"`.
 
-    cuDNN takes any number of tokens as long as there is no bias, and there is none here.
+    The number of tokens does not matter: `attention_of_even` makes it one that cuDNN can train with.
     """
     half = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
     fits = head_dim <= CUDNN_HEAD_DIM and head_dim % 8 == 0
     capability = re.fullmatch(r"(\d+)\.\d+", str(getattr(device, "compute_capability", "")))  # AMD's have letters
     ampere = device.platform == "gpu" and capability is not None and int(capability[1]) >= 8
     return "cudnn" if ampere and half and fits else "xla"
+
+
+def default_device() -> Any:
+    """What is traced is for this device: the one of `jax.default_device`, else the first of this process.
+
+    A program for a GPU that is only described (`jax.experimental.topologies`) is traced under `jax.default_device`.
+    """
+    chosen: Any = getattr(jax.config, "jax_default_device")  # noqa: B009 (made when jax is imported: no type has it)
+    if chosen is None or isinstance(chosen, str):
+        return jax.local_devices(backend=chosen)[0]
+    return chosen
 
 
 def attention(
@@ -46,11 +57,36 @@ def attention(
     """
     head_dim = query.shape[-1]
     if implementation is None:
-        implementation = implementation_for(jax.local_devices()[0], query.dtype, head_dim)
+        implementation = implementation_for(default_device(), query.dtype, head_dim)
     if implementation == "cudnn":
-        return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+        return attention_of_even(query, key, value, implementation="cudnn")
     # Heads before tokens: with batch dimensions that do not lead, XLA's CPU matmuls copy each operand both ways.
     query, key, value = (x.transpose(0, 2, 1, 3) for x in (query / np.sqrt(head_dim), key, value))
     logits = jnp.einsum("bhtd,bhsd->bhts", query, key, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(logits).astype(value.dtype)
     return jnp.einsum("bhts,bhsd->bhtd", weights, value).transpose(0, 2, 1, 3)
+
+
+def attention_of_even(
+    query: Float[Array, "b t h d"],
+    key: Float[Array, "b s h d"],
+    value: Float[Array, "b s h d"],
+    *,
+    implementation: Implementation,
+) -> Float[Array, "b t h d"]:
+    """`jax.nn.dot_product_attention`, given even numbers of tokens: one is added to an odd number, and masked.
+
+    JAX refuses cuDNN's backward pass for odd numbers, with a bias or without (0.10 to 0.12), and ours are odd: CLS and
+    a square of patches. XLA makes the added token where it copies queries, keys and values apart anyway, so that it
+    costs one more copy, of the result. `implementation` is JAX's; with `"xla"` this runs on any device.
+    """
+    batch, t, s = query.shape[0], query.shape[1], key.shape[1]
+    real_queries = real_keys = None
+    if t % 2 or s % 2:
+        real_queries, real_keys = (jnp.full(batch, number, jnp.int32) for number in (t, s))
+        query, key, value = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (query, key, value))
+    attended = jax.nn.dot_product_attention(
+        query, key, value, query_seq_lengths=real_queries, key_value_seq_lengths=real_keys,
+        implementation=implementation,
+    )  # fmt: skip
+    return attended[:, :t]

@@ -23,6 +23,7 @@ def test_steps_by_hand(small_architecture):
     encoder = 2 * visible * 192 * 48 + 4 * flops.block(37, 48)
     decoder = 2 * 37 * 48 * 32 + flops.block(145, 32) + 2 * 144 * 32 * 192
     assert flops.pretrain_step(small_architecture) == 3 * (encoder + decoder)
+    assert flops.pretrain_attention(small_architecture) == 3 * (4 * 4 * 37**2 * 48 + 4 * 145**2 * 32)
 
     kept = 36 + 4  # a quarter is attentive; the split is after layer 2
     frozen = 2 * 144 * 192 * 48 + 2 * flops.block(145, 48) + 2 * flops.block(1 + kept, 48)

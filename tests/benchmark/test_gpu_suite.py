@@ -18,6 +18,7 @@ asked=$*
 case $asked in
   *"jax.devices"*) ${{DEVICES:-echo cuda [CudaDevice(id=0)]}} ;;
   *"${{HANG:-what is never asked}}"*) echo $$ >"$CALLS.pid" && exec /bin/sleep 60 ;;
+  *scemae_jax.training.first_step*) exit "${{FIRST_STEP:-0}}" ;;
   *scemae_jax.benchmark*t8.profile*) exit 1 ;;
   *scemae_jax.benchmark*) output=${{asked#*--output }} && touch "${{output%% *}}" ;;
   "- "*) exec {sys.executable} "$@" ;; # a script of its own
@@ -225,3 +226,34 @@ def test_a_run_that_is_cut_off_keeps_its_plan_and_brings_its_model_home(run, tmp
     for checkpoint in (work / "t8" / "checkpoints" / "pretrain").iterdir():
         checkpoint.rmdir()
     assert train("20")[1] == before
+
+
+@pytest.mark.parametrize("smoke", [[], ["--smoke"]])
+def test_one_step_of_the_very_config_is_taken_before_anything_long(run, smoke):
+    ended, calls = run("--sizes", "t8 s8", *smoke, "--", "--config.init=a b", script="gpu_run.sh")
+    assert ended.returncode == 0, ended.stderr
+    for size in ("t8", "s8"):
+        about = [words for words in calls if f"configs/ytf68.py:{size}" in words]
+        assert [words[1] for words in about[:2]] == ["scemae_jax.training.first_step", "scemae_jax.main"]
+        first, trains = about[0], about[-1]
+        assert [words[1] for words in about].count("scemae_jax.training.first_step") == 1
+        changed = [word for word in trains if word.startswith("--config.") and "data_dir" not in word]
+        assert [word for word in first if word.startswith("--config.")] == [
+            word for word in changed if smoke or "pretrain.steps" not in word
+        ]
+
+
+def test_where_not_even_a_step_runs_nothing_long_begins(run, monkeypatch):
+    monkeypatch.setenv("FIRST_STEP", "1")
+    ended, calls = run("--sizes", "t8 s8", script="gpu_run.sh")
+    assert (ended.returncode, of("main", calls)) == (1, [])
+    assert "t8: not even one step of training runs (status 1)" in ended.stderr
+
+
+def test_a_run_that_goes_on_has_shown_that_steps_run(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUT_OFF", "yes")
+    run("--sizes", "t8", script="gpu_run.sh")
+    monkeypatch.setenv("FIRST_STEP", "1")
+    ended, calls = run("--sizes", "t8", script="gpu_run.sh")
+    assert ended.returncode == 75, ended.stderr
+    assert of("training.first_step", calls) == []

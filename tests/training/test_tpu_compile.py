@@ -13,10 +13,10 @@ import scemae_jax
 
 pytestmark = [
     pytest.mark.tpu_compiler,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(
         importlib.util.find_spec("libtpu") is None,
-        reason="libtpu is not installed: with it JAX looks for a TPU; docs/scaling.md says how to run this",
+        reason="libtpu, with which JAX looks for a TPU, is not installed: launch/compilers.sh installs it apart",
     ),
 ]
 
@@ -29,8 +29,9 @@ ON_SEVERAL = [f"{stage} {mesh}" for stage in STAGES for mesh in ("16x1", "4x4")]
 WORKER = """
 import dataclasses, json, sys
 from scemae_jax import config as configuration
-from scemae_jax.benchmark import scaling
+from scemae_jax.benchmark import program, scaling
 
+scaling.describe_chips()
 stages, meshes, batch = json.loads(sys.argv[1])
 found = {}
 for stage in stages:
@@ -40,14 +41,14 @@ for stage in stages:
     config.model.decoder_width, config.model.decoder_depth, config.model.decoder_heads = 32, 1, 2
     config[stage].batch_size = batch
     for name, (slice, fsdp) in meshes.items():
-        mesh = scaling.tpu_mesh(slice, fsdp)
+        mesh = scaling.described_mesh(slice, fsdp)
         compiled = scaling.compile_training(config, stage, mesh)
         memory = compiled.memory_analysis()
         found[f"{stage} {name}"] = {
             "chips": mesh.size,
             "arguments": memory.argument_size_in_bytes,
             "temporary": memory.temp_size_in_bytes,
-            **dataclasses.asdict(scaling.read_program(compiled.as_text())),
+            **dataclasses.asdict(program.read_program(compiled.as_text())),
         }
 print(json.dumps(found))
 """

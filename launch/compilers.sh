@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# What the compilers for TPUs and for NVIDIA GPUs say of training, without a TPU or a GPU: installs both into
+# .venv-compilers (5 GB) and runs their tests, a quarter of an hour or more on two cores. Where one of the two cannot be
+# installed, the other's tests run all the same.
+#   bash launch/compilers.sh [--sizes "XXS T S B"] [--tables]
+#
+#   --sizes    networks that are compiled for GPUs; for TPUs it is XXS
+#   --tables   compiles also what docs/scaling.json lacks (hours for TPUs), and writes the tables of docs/scaling.md
+# Exit status: 0 where all tests of at least one compiler passed and none failed, 2 not understood, otherwise an error.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=launch/environment.sh
+. launch/environment.sh
+# shellcheck source=launch/options.sh
+. launch/options.sh
+
+sizes='XXS T S B' tables=''
+read_options 'sizes' 'tables' "$@"
+venv=.venv-compilers status=1
+environment requirements.txt "$venv"
+once tests "$venv" -c requirements-test.txt pytest pytest-timeout hypothesis
+export SCEMAE_COMPILED_SIZES=$sizes JAX_PLATFORMS=cpu
+summary=()
+for compiler in tpu cuda; do
+  extra=${compiler/cuda/cuda12}
+  if ! accelerator "$extra" "$venv"; then
+    summary+=("$compiler: jax[$extra] cannot be installed here, as said above")
+  elif "$venv/bin/python" -m pytest -v --durations=3 "tests/training/test_${compiler}_compile.py"; then
+    summary+=("$compiler: passed") && [ "$status" -ne 1 ] || status=0
+  else
+    summary+=("$compiler: failed (status $?)") && status=3
+  fi
+done
+printf '%s\n' "${summary[@]}"
+if [ -n "$tables" ] && [ "$status" -eq 0 ]; then
+  command=("$venv/bin/python" -m scemae_jax.benchmark.scaling --output docs/scaling.json --page docs/scaling.md)
+  "${command[@]}" --largest t8 s8 b8
+  "${command[@]}" --largest t8 s8 b8 --largest_on h100:1
+fi
+exit "$status"

@@ -1,0 +1,106 @@
+"""One real step of stages 1 and 2 as a config has them, before anything long: does it run on the devices at hand?
+
+  python -m scemae_jax.training.first_step --config configs/celeba.py:s8
+
+Batch, precision, network, augmentation, gradients and optimiser are the config's, the images noise. Nothing is written.
+Exit status: 0 where every step ran and its loss is finite, otherwise 1.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+from jax.sharding import Mesh
+from ml_collections import config_flags
+
+from scemae_jax import config as configuration
+from scemae_jax.config import Config
+from scemae_jax.data.pipeline import Batches, index_batches
+from scemae_jax.model import IMAGE_SIZE
+from scemae_jax.training import loop, pretrain, refine, sharding
+from scemae_jax.training.input import Input
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/.", lock_config=True)
+
+
+def first_step(config: Config, stage: str, mesh: Mesh) -> float:
+    """Takes one step of `pretrain` or `refine` from random weights and returns its loss.
+
+    Raises:
+      jax.errors.JaxRuntimeError: among others where the step does not fit into the devices' memory.
+      ValueError: the batch does not divide over devices and parts.
+    """
+    architecture, batch_size = configuration.architecture(config), config[stage].batch_size
+    loop.check_batch(stage, batch_size, config[stage].accumulate, mesh)
+    batches = Batches(index_batches([batch_size], weights=[1.0], batch_size=batch_size, seed=0))
+    source, params = Input(batches=batches, batch_size=batch_size), pretrain.initial_params(architecture, config.seed)
+    if stage == "pretrain":
+        task = pretrain.task(config, architecture, params, source, steps=1)
+    else:
+        projector = refine.initial_projector(architecture, config.seed)
+        task = refine.task(config, architecture, params["encoder"], projector, source, steps=1)
+
+    state = loop.initial_state(task)
+    state = sharding.place(state, sharding.by_rules(mesh, state, config.mesh.rules))
+    constants = sharding.place(task.constants, sharding.replicated(mesh))
+    seen = jax.jit(loop.gathered_metrics(task).empty, out_shardings=sharding.replicated(mesh))()
+    images = np.random.default_rng(0).integers(0, 256, (batch_size, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    batch = sharding.shard_batch(mesh, {"image": images})
+    _, seen = loop.compile_step(task, mesh, config.mesh.rules)(state, seen, constants, (), batch)
+    return float(jax.device_get(seen.compute())["loss"])
+
+
+def main(argv: Sequence[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"not understood: {' '.join(argv[1:])}; fields of the config are set with --config.a.b=v")
+    config = CONFIG.value
+    try:
+        configuration.check(config)
+        mesh = sharding.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    about = f"{mesh.size} x {mesh.devices.flat[0].device_kind}, {config.model.encoder}, {config.dtype}"
+    for stage in ("pretrain", "refine"):
+        if stage not in config.stages:
+            continue
+        what = f"first step of {stage} ({about}, batch_size {config[stage].batch_size})"
+        started = time.monotonic()
+        try:
+            loss = first_step(config, stage, mesh)
+        except Exception as error:  # whatever the devices, their compiler or their libraries say
+            logging.debug("where it happened", exc_info=True)
+            sys.exit(f"{what} failed: {type(error).__name__}: {error}\n{advice(stage, error)}")
+        if not math.isfinite(loss):
+            sys.exit(f"{what}: the loss is {loss}. Try --config.dtype=float32")
+        print(f"{what}: loss {loss:.3f}, {time.monotonic() - started:.0f} s with compilation", flush=True)
+
+
+def advice(stage: str, error: Exception) -> str:
+    """What to do about a step that did not run."""
+    if isinstance(error, ValueError):
+        return f"Set --config.{stage}.batch_size so."
+    if "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower():
+        return (
+            f"It does not fit into memory: try --config.{stage}.accumulate=2 (or 4), a smaller "
+            f"--config.{stage}.batch_size, or end what else uses the device."
+        )
+    return (
+        "Does the driver fit (nvidia-smi), and are jax, jaxlib and the CUDA plugin of one version (pip list)? "
+        "--config.dtype=float32 goes without cuDNN's attention. (--verbosity=1 shows where it happened.)"
+    )
+
+
+def run() -> None:
+    flags.mark_flags_as_required(["config"])
+    logging.set_verbosity(logging.WARNING)
+    app.run(main)
+
+
+if __name__ == "__main__":
+    run()
