@@ -13,7 +13,7 @@ import scemae_jax
 
 pytestmark = [
     pytest.mark.tpu_compiler,
-    pytest.mark.timeout(1800),
+    pytest.mark.timeout(3600),
     pytest.mark.skipif(
         importlib.util.find_spec("libtpu") is None,
         reason="libtpu, with which JAX looks for a TPU, is not installed: launch/compilers.sh installs it apart",
