@@ -116,12 +116,13 @@ def pretrained() -> list[Path]:
 def export_stablehlo(model: Model, path: Path, *, stride: int, which: Which) -> None:
     """Writes the feature function, weights inside, as serialised StableHLO (`jax.export`).
 
-    It takes uint8 [b, 136, 136, 3] of any b and gives what `Model.features` does; it runs on CPU, GPU and TPU.
+    It takes uint8 [b, 136, 136, 3] of any b and gives what `Model.features` does, in float32 whatever the model was
+    trained in; it runs on CPU, GPU and TPU.
     """
+    exact = dataclasses.replace(model, architecture=dataclasses.replace(model.architecture, dtype="float32"))
     (batch,) = jax.export.symbolic_shape("b")
     images = jax.ShapeDtypeStruct((batch, IMAGE_SIZE, IMAGE_SIZE, 3), jnp.uint8)
-    function = jax.jit(lambda images: model.dense_features(images, stride, which))
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):  # cuDNN's attention runs nowhere but on GPUs
-        exported = jax.export.export(function, platforms=("cpu", "cuda", "tpu"))(images)
+    function = jax.jit(lambda images: exact.dense_features(images, stride, which))
+    exported = jax.export.export(function, platforms=("cpu", "cuda", "tpu"))(images)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(exported.serialize())

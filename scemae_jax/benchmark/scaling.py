@@ -1,6 +1,6 @@
 """What training would cost on slices of TPUs and on a GPU, as their compilers see it; neither is needed, nor used.
 
-  bash launch/compilers.sh --no-tests -- --output docs/scaling.json --largest t8 s8 b8 --page docs/scaling.md
+  bash launch/compilers.sh --tables
 
 The very steps of training are compiled for the devices of `PLANS`: memory, operations and what goes over the
 interconnect are read from the compiled programs; times are estimated from them. For a slice of TPUs a compilation takes
