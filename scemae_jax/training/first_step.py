@@ -26,8 +26,6 @@ from scemae_jax.model import IMAGE_SIZE
 from scemae_jax.training import loop, pretrain, refine, sharding
 from scemae_jax.training.input import Input
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/.", lock_config=True)
-
 
 def first_step(config: Config, stage: str, mesh: Mesh) -> float:
     """Takes one step of `pretrain` or `refine` from random weights and returns its loss.
@@ -59,7 +57,7 @@ def first_step(config: Config, stage: str, mesh: Mesh) -> float:
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"not understood: {' '.join(argv[1:])}; fields of the config are set with --config.a.b=v")
-    config = CONFIG.value
+    config = flags.FLAGS.config
     try:
         configuration.check(config)
         mesh = sharding.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
@@ -97,6 +95,7 @@ def advice(stage: str, error: Exception) -> str:
 
 
 def run() -> None:
+    config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/.", lock_config=True)
     flags.mark_flags_as_required(["config"])
     logging.set_verbosity(logging.WARNING)
     app.run(main)
