@@ -252,4 +252,3 @@ def test_eight_gpus_sum_gradients_and_exchange_images_once_as_bytes(programs, si
     assert eight["collectives"]["all-reduce"]["bytes"] >= 2 * weights  # gradients, at least as bfloat16
     own = BATCH * 136 * 136 * 3
     assert own <= eight["collectives"]["reduce-scatter"]["bytes"] <= 1.01 * own
-    assert eight["temporary"] <= 1.1 * one["temporary"] + 8 * own
