@@ -41,7 +41,9 @@ set_up() {
   }
   echo "devices: $devices"
   if [ -z "$smoke" ] && [[ $devices == cpu* ]]; then
-    echo "JAX finds no GPU (a CPU jaxlib among the wheels may hide the GPU one); to try this on a CPU: --smoke" >&2
+    echo "JAX finds no GPU. Does nvidia-smi list one, does $python have JAX's CUDA part (pip install -c" \
+      "requirements.txt 'jax[cuda12]'; a CPU jaxlib among the wheels hides it), and is JAX_PLATFORMS or" \
+      "CUDA_VISIBLE_DEVICES set? To try this on a CPU: --smoke" >&2
     exit 1
   fi
 }

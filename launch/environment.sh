@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Sourced by the other scripts, in the project's root: makes an environment and installs what is pinned, unless done.
 #   environment requirements.txt             into .venv (or requirements-test.txt; or a folder as second argument)
-#   accelerator cuda12                       what the pinned JAX needs for it: an extra of jax (cuda12, cuda13, tpu)
+#   accelerator cuda12                       adds the GPU's or TPU's part of the pinned JAX: its extra (cuda12, tpu)
 
 environment() { # file of requirements, folder
   local requirements=$1 venv=${2:-.venv}
@@ -13,15 +13,19 @@ environment() { # file of requirements, folder
     }
     "$python" -m venv "$venv" || return 1
   fi
-  once "$requirements" "$venv" -r "$requirements" || return 1
-  once project "$venv" --no-deps --editable .
+  install_once "$requirements" "$venv" -r "$requirements" || return 1
+  install_once project "$venv" --no-deps --editable . || return 1
+  local extra
+  for extra in cuda12 tpu; do # what was added before follows JAX to its new version
+    [ ! -e "$venv/installed-$extra" ] || accelerator "$extra" "$venv" || return 1
+  done
 }
 
 accelerator() { # extra of jax, folder
-  once "$1" "${2:-.venv}" -c requirements.txt "jax[$1]"
+  install_once "$1" "${2:-.venv}" -c requirements.txt "jax[$1]"
 }
 
-once() { # name, folder, arguments of pip: installs unless that was done with the same requirements
+install_once() { # name, folder, arguments of pip: installs unless that was done with the same requirements
   local name=$1 venv=$2 wanted
   shift 2
   wanted=$(cat requirements*.txt | sha256sum | cut -d' ' -f1)

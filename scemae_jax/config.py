@@ -28,7 +28,7 @@ HOW = (
 )  # fmt: skip
 """Fields that say what to run now and on what, not what is to come of it: a run goes on with others of them."""
 
-HEADS = {"prior_work": "prior work's head", "heatmaps": "heatmaps", "linear": "linear"}
+HEADS = {"prior_work": "prior work's head", "plain": "plain", "linear": "linear"}
 """Landmark heads that learn from few annotations: their names in `few_shot.heads`, and in results."""
 
 PAPER_ENCODERS = {"t8": "T/8", "s8": "S/8", "b8": "B/8"}
@@ -109,13 +109,13 @@ def default() -> Config:
     detect.landmarks = (5, 68)  # as many of these as the data have; others are taken as they are
     detect.stride = 8
     detect.which = "both"
-    detect.projected_weight = 1.0  # factor of the projected features, of unit length, beside the backbone's in "both"
+    detect.projected_weight = 1.0  # factor of the projected features beside the backbone's in "both"
     detect.heatmaps = 50
     detect.kernel_size = 3
-    detect.gain = 2.0  # of the heatmaps' softmax; prior work has 50 or 100, which saturates on these features
+    detect.gain = 2.0  # of the heatmaps' softmax; prior work has 100, which saturates on these features
     detect.mirror = False  # learn from mirrored images too, where 5 (eyes, nose, mouth corners) or 68 are annotated
     detect.epochs = 200.0
-    detect.cosine_epochs = 0.0  # over which the rate falls to zero, where training ends before it has; 0: epochs
+    detect.cosine_epochs = 0.0  # the cosine's length, where training stops before its end; 0: as long as training
     detect.least_steps = 400  # however few images there are
     detect.steps = 0
     detect.batch_size = 32
@@ -322,10 +322,12 @@ def check(config: Config) -> None:
         )
     if not config.few_shot.heads or not HEADS.keys() >= set(config.few_shot.heads):
         raise ValueError(f"config.few_shot.heads is {tuple(config.few_shot.heads)}: choose from {', '.join(HEADS)}")
-    if 0 < config.detect.cosine_epochs < config.detect.epochs:
+    if config.detect.projected_weight <= 0:
+        raise ValueError(f"config.detect.projected_weight is {config.detect.projected_weight}: it must be positive")
+    if config.detect.cosine_epochs and not 0 < config.detect.epochs <= config.detect.cosine_epochs:
         raise ValueError(
             f"config.detect.cosine_epochs is {config.detect.cosine_epochs:g} and epochs {config.detect.epochs:g}: the "
-            "rate cannot fall to zero before the training ends; choose 0, or as many epochs or more"
+            "rate cannot fall to zero before training ends; choose 0, or at least as many as epochs, which are positive"
         )
     if config.represent.repeats < 1 or config.represent.perplexity <= 0:
         raise ValueError(

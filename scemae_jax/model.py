@@ -189,8 +189,8 @@ class Model:
           which: "backbone" (after the last norm), "projected", "both" concatenated in that order, or "clustered": the
             backbone's features after CARB's split, where each inattentive patch has those of its cluster's centre
             and the later layers see the kept tokens only (method steps 1 to 4, for the paper's ablation).
-          projected_weight: factor of the projected features in "both". A patch's projected features have unit length,
-            and the backbone's about the square root of their number.
+          projected_weight: factor of the projected features in "both". At 1 a patch's projected features have unit
+            length (where the projector normalises), the backbone's about the square root of their number.
 
         Raises:
           ValueError: the images have another form or range, `which` is unknown, the stride does not divide the patch

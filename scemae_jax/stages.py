@@ -408,7 +408,9 @@ def run_few_shot(experiment: Experiment) -> dict[str, Any]:
     features: dict[str, few_shot.FeatureFn] = {"raw patches": few_shot.patch_colours} if settings.baselines else {}
     for name, (network, which) in measured_networks(experiment, settings.baselines).items():
         chosen = settings.which if name == "SCE-MAE" else which
-        features[name] = functools.partial(network.features, stride=settings.stride, which=chosen)
+        features[name] = functools.partial(
+            network.features, stride=settings.stride, which=chosen, projected_weight=config.detect.projected_weight
+        )
     forms = landmark_forms(settings.landmarks, train.landmarks.shape[1])
     protocol = few_shot.Protocol(
         settings=settings,

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax._src.cudnn import fused_attention_stablehlo
 
+from scemae_jax.benchmark.gpu_compiler import CUDNN_BACKWARD, CUDNN_FORWARD
 from scemae_jax.config import NORMALISATION
 from scemae_jax.model import Architecture, Model
 
@@ -84,16 +84,13 @@ def small_model(small_architecture: Architecture, random_params) -> Model:
     return Model(architecture=small_architecture, params=params)
 
 
-CUDNN = ("__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward")
-"""The calls of cuDNN that compute attention, forward and backward."""
-
-
 @pytest.fixture
 def cudnn_calls(monkeypatch):
     """The calls of cuDNN in a program exported for an H100 that is not there: `cudnn_calls(jitted, *inputs)`.
 
     Whoever asks JAX which device there is, or what its cuDNN can do, hears of an H100. All else is as in production.
     """
+    fused_attention_stablehlo = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
     real = jax.local_devices
     h100 = [SimpleNamespace(platform="gpu", compute_capability="9.0")]
     monkeypatch.setattr(jax, "local_devices", lambda *, backend=None: real(backend=backend) if backend else h100)
@@ -102,7 +99,7 @@ def cudnn_calls(monkeypatch):
     monkeypatch.setattr(fused_attention_stablehlo, "is_cuda_compute_capability_equal", lambda asked: asked == "9.0")
 
     def calls(program, *inputs) -> list[str]:
-        allowed = [jax.export.DisabledSafetyCheck.custom_call(name) for name in CUDNN]
+        allowed = [jax.export.DisabledSafetyCheck.custom_call(name) for name in (CUDNN_FORWARD, CUDNN_BACKWARD)]
         exported = jax.export.export(program, platforms=["cuda"], disabled_checks=allowed)(*inputs)
         return re.findall(r"@(__cudnn\$\w+)", exported.mlir_module())
 

@@ -635,10 +635,33 @@ def test_a_gpu_is_installed_for_once_and_looked_for_each_time(project):
         f"{PIP} -r requirements.txt", f"{PIP} --no-deps --editable .", f"{PIP} -c requirements.txt jax[cuda12]",
     ]  # fmt: skip
     assert "jax.default_backend()" in looked
-    assert run == " ".join([*MAIN, "--config configs/quickstart.py --workdir runs/quickstart --config.seed=1"])
+    assert run == " ".join([*MAIN, "--config configs/quickstart.py --workdir runs/quickstart_gpu --config.seed=1"])
     ended, commands = in_project(project, "quickstart.sh", "--gpu", FAILS="default_backend")
     assert (ended.returncode, [words[:3] for words in commands]) == (1, ["-c "])
     assert "nvidia-smi" in ended.stderr
+
+
+def test_what_a_gpu_needs_follows_a_new_jax(project):
+    in_project(project, "quickstart.sh", "--gpu")
+    (project / "requirements.txt").write_text((ROOT / "requirements.txt").read_text() + "# another jax\n")
+    ended, commands = in_project(project, "quickstart.sh")
+    assert ended.returncode == 0, ended.stderr
+    assert f"{PIP} -c requirements.txt jax[cuda12]" in commands
+    assert commands[-1].endswith("--workdir runs/quickstart")  # not what the GPU's run has finished
+
+
+def test_without_gpu_it_runs_on_the_cpu_though_one_be_there(project):
+    body = "import os, pathlib\npathlib.Path('platforms').write_text(os.environ.get('JAX_PLATFORMS', 'none'))"
+    stand_in(project / ".venv" / "bin" / "python", body)
+    in_project(project, "quickstart.sh", JAX_PLATFORMS="")
+    assert (project / "platforms").read_text() == "cpu"
+
+
+@pytest.mark.parametrize("sizes", ["", "t8 S"])
+def test_sizes_that_nothing_would_be_compiled_of_are_refused(project, sizes):
+    ended, commands = in_project(project, "compilers.sh", "--sizes", sizes)
+    assert (ended.returncode, commands) == (2, [])
+    assert "xxs8 t8 s8 b8" in ended.stderr
 
 
 @pytest.mark.parametrize(("there", "told"), [("", True), ("sys.exit(9)", False)])
@@ -678,3 +701,6 @@ def test_tables_are_written_where_the_tests_pass(project):
     assert scaling[1].endswith("--largest_on h100:1")
     ended, commands = in_project(project, "compilers.sh", "--tables", FAILS="tpu_compile")
     assert (ended.returncode, [words for words in commands if "scaling" in words]) == (3, [])
+    (project / ".venv-compilers" / "installed-tpu").unlink()
+    ended, commands = in_project(project, "compilers.sh", "--tables", FAILS="jax[tpu]")
+    assert (ended.returncode, [words for words in commands if "scaling" in words]) == (0, [])

@@ -545,7 +545,7 @@ def test_few_annotations_are_measured_where_that_is_asked_for(run, finished, exp
     rows = (workdir / stages.FEW_SHOT_ROWS).read_text()
     methods = results["few_shot"]["5"]["methods"]
     kinds = ("raw patches", "untrained", "MAE only", "SCE-MAE")
-    heads = ("prior work's head", "heatmaps", "linear")
+    heads = ("prior work's head", "plain", "linear")
     expected = {"mean shape", *(f"{kind}, {head}" for kind in kinds for head in heads), "network from scratch"}
     assert set(methods) == expected
     assert all(list(row) == ["1", "3"] and row["3"]["count"] == 2 for row in methods.values())

@@ -1,8 +1,7 @@
 """Weight of the projected features beside the backbone's, where the detector reads both.
 
 A patch's projected features have unit length, the backbone's about the square root of their number (10 for XS/8, 28
-for B/8), so that at a weight of 1 the projected ones are about that much smaller, and their weights learn that much
-more slowly.
+for B/8), so that at a weight of 1 the projected ones are about that much smaller, and move the heatmaps that much less.
 
   python -m scemae_jax.sweep --config configs/ytf68.py:tiny --sweep configs/sweeps/projected_weight.py \
     --workdir runs/projected_weight --config.data.root=FOLDER --config.init=xs8_ytf68 --config.stages="('detect',)" \

@@ -1,4 +1,4 @@
-"""What training would cost on slices of TPUs and on a GPU, as their compilers see it; neither is needed, nor used.
+"""What training would cost on slices of TPUs and on a GPU, by their compilers' figures. No TPU and no GPU is used.
 
   bash launch/compilers.sh --tables
 

@@ -56,8 +56,8 @@ def unit(eyes: tuple[int, int] | None) -> str:
     return "% of the inter-ocular distance" if eyes else "% of the diagonal of the landmarks' box"
 
 
-LINEAR_SETTINGS = {"stride", "mirror", "projected_weight", "linear"}
-"""The fields of `config.detect` that a linear head depends on."""
+LINEAR_SETTINGS = {"stride", "mirror", "linear"}
+"""The fields of `config.detect` that a linear head depends on, whatever it reads."""
 
 
 def to_window(points: Float[np.ndarray, "n l 2"]) -> Float[np.ndarray, "n l 2"]:
@@ -283,8 +283,14 @@ def fit_detector(
         raise AttributeError(f"no detector setting is called {sorted(unknown)}: there are {sorted(fields)}")
     fields.update(settings)
     squares, in_squares = as_square_images(images), placement(images).to_square(np.asarray(landmarks))
+    reads = fields.linear.which if len(images) < fields.linear.below else fields.which
+    if "projected_weight" in settings and reads != "both":
+        raise ValueError(
+            f"projected_weight is that of the projected features beside the backbone's, and this head reads {reads!r} "
+            "alone: leave it out, or ask for 'both' (which, or linear={'which': 'both'} for a linear head)"
+        )
     if len(images) < fields.linear.below:
-        if unread := sorted(settings.keys() - LINEAR_SETTINGS):
+        if unread := sorted(settings.keys() - LINEAR_SETTINGS - {"projected_weight"}):
             raise ValueError(
                 f"{len(images)} images get a linear head (linear.below is {fields.linear.below}), which has no "
                 f"{', '.join(unread)}: leave that out, or ask for a head with heatmaps with linear={{'below': 0}}"

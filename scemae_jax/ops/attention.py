@@ -20,7 +20,7 @@ CUDNN_HEAD_DIM = 128
 def implementation_for(device: Any, dtype: DTypeLike, head_dim: int) -> Implementation:
     """`"cudnn"` (flash attention) on NVIDIA GPUs from Ampere on, in half precision with heads that fit; else `"xla"`.
 
-    The number of tokens does not matter: `attention_of_even` makes it one that cuDNN can train with.
+    The number of tokens does not matter: `attention_padded_to_even` makes it one that cuDNN can train with.
     """
     half = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
     fits = head_dim <= CUDNN_HEAD_DIM and head_dim % 8 == 0
@@ -30,9 +30,9 @@ def implementation_for(device: Any, dtype: DTypeLike, head_dim: int) -> Implemen
 
 
 def default_device() -> Any:
-    """What is traced is for this device: the one of `jax.default_device`, else the first of this process.
+    """The device that a program is traced for: that of `jax.default_device`, else the first of this process.
 
-    A program for a GPU that is only described (`jax.experimental.topologies`) is traced under `jax.default_device`.
+    `jax.default_device` may be a GPU that is only described (`jax.experimental.topologies`).
     """
     chosen: Any = getattr(jax.config, "jax_default_device")  # noqa: B009 (made when jax is imported: no type has it)
     if chosen is None or isinstance(chosen, str):
@@ -59,7 +59,7 @@ def attention(
     if implementation is None:
         implementation = implementation_for(default_device(), query.dtype, head_dim)
     if implementation == "cudnn":
-        return attention_of_even(query, key, value, implementation="cudnn")
+        return attention_padded_to_even(query, key, value, implementation="cudnn")
     # Heads before tokens: with batch dimensions that do not lead, XLA's CPU matmuls copy each operand both ways.
     query, key, value = (x.transpose(0, 2, 1, 3) for x in (query / np.sqrt(head_dim), key, value))
     logits = jnp.einsum("bhtd,bhsd->bhts", query, key, preferred_element_type=jnp.float32)
@@ -67,7 +67,7 @@ def attention(
     return jnp.einsum("bhts,bhsd->bhtd", weights, value).transpose(0, 2, 1, 3)
 
 
-def attention_of_even(
+def attention_padded_to_even(
     query: Float[Array, "b t h d"],
     key: Float[Array, "b s h d"],
     value: Float[Array, "b s h d"],

@@ -329,7 +329,7 @@ BESIDE: Mapping[int, Callable[[Runs], tuple[list[Line], list[str]]]] = {
 }
 NOTES = {
     2: "AFLW_RC is a corrected test set that its authors did not release. The gain of our heads' softmax is the "
-    "config's; prior work has 50 or 100.",
+    "config's; prior work has 100.",
     3: "The paper does not say which backbone its rows are of: the one that Table 1 has at that width is taken.",
     4: "The paper's rows of its own method are of DeiT-B: no other backbone has a difference here.",
 }

@@ -3,12 +3,12 @@
   python -m scemae_jax.training.first_step --config configs/celeba.py:s8
 
 Batch, precision, network, augmentation, gradients and optimiser are the config's, the images noise. Nothing is written.
-Exit status: 0 where every step ran and its loss is finite, otherwise 1.
+The images that a run holds on the device (`config.data.cache`) are not held here: leave them room.
+Exit status: 0 where every step ran and its loss and gradients are finite, otherwise 1.
 """
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -25,6 +25,7 @@ from scemae_jax.data.pipeline import Batches, index_batches
 from scemae_jax.model import IMAGE_SIZE
 from scemae_jax.training import loop, pretrain, refine, sharding
 from scemae_jax.training.input import Input
+from scemae_jax.training.metrics import NEVER
 
 
 def first_step(config: Config, stage: str, mesh: Mesh) -> float:
@@ -32,10 +33,10 @@ def first_step(config: Config, stage: str, mesh: Mesh) -> float:
 
     Raises:
       jax.errors.JaxRuntimeError: among others where the step does not fit into the devices' memory.
-      ValueError: the batch does not divide over devices and parts.
+      FloatingPointError: the loss or a gradient is not finite.
+      ValueError: a rule of `config.mesh` does not fit a parameter.
     """
     architecture, batch_size = configuration.architecture(config), config[stage].batch_size
-    loop.check_batch(stage, batch_size, config[stage].accumulate, mesh)
     batches = Batches(index_batches([batch_size], weights=[1.0], batch_size=batch_size, seed=0))
     source, params = Input(batches=batches, batch_size=batch_size), pretrain.initial_params(architecture, config.seed)
     if stage == "pretrain":
@@ -51,7 +52,10 @@ def first_step(config: Config, stage: str, mesh: Mesh) -> float:
     images = np.random.default_rng(0).integers(0, 256, (batch_size, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
     batch = sharding.shard_batch(mesh, {"image": images})
     _, seen = loop.compile_step(task, mesh, config.mesh.rules)(state, seen, constants, (), batch)
-    return float(jax.device_get(seen.compute())["loss"])
+    found = jax.device_get(seen.compute())
+    if found["first_nonfinite"] != NEVER:
+        raise FloatingPointError(f"the loss is {found['loss']}, the gradient's norm {found['gradient_norm']}")
+    return float(found["loss"])
 
 
 def main(argv: Sequence[str]) -> None:
@@ -61,6 +65,8 @@ def main(argv: Sequence[str]) -> None:
     try:
         configuration.check(config)
         mesh = sharding.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
+        for stage in ("pretrain", "refine"):
+            loop.check_batch(stage, config[stage].batch_size, config[stage].accumulate, mesh)
     except ValueError as error:
         sys.exit(f"error: {error}")
     about = f"{mesh.size} x {mesh.devices.flat[0].device_kind}, {config.model.encoder}, {config.dtype}"
@@ -74,15 +80,15 @@ def main(argv: Sequence[str]) -> None:
         except Exception as error:  # whatever the devices, their compiler or their libraries say
             logging.debug("where it happened", exc_info=True)
             sys.exit(f"{what} failed: {type(error).__name__}: {error}\n{advice(stage, error)}")
-        if not math.isfinite(loss):
-            sys.exit(f"{what}: the loss is {loss}. Try --config.dtype=float32")
         print(f"{what}: loss {loss:.3f}, {time.monotonic() - started:.0f} s with compilation", flush=True)
 
 
 def advice(stage: str, error: Exception) -> str:
     """What to do about a step that did not run."""
+    if isinstance(error, FloatingPointError):
+        return "Try --config.dtype=float32, and report it if that helps: this precision should be enough."
     if isinstance(error, ValueError):
-        return f"Set --config.{stage}.batch_size so."
+        return "The config has to change, as this says."
     if "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower():
         return (
             f"It does not fit into memory: try --config.{stage}.accumulate=2 (or 4), a smaller "

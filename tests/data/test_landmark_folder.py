@@ -247,7 +247,7 @@ def test_table_scales_landmarks_and_numbers_subjects(tmp_path):
 
 
 def test_unannotated_images_follow_their_people(tmp_path):
-    names = [f"{number}.png" for number in range(9)]
+    names = [f"{number}.png" for number in range(11)]
     root = write_folder(
         tmp_path / "faces",
         {name: encode(plain()) for name in names},
@@ -261,16 +261,20 @@ def test_unannotated_images_follow_their_people(tmp_path):
         5.png,cat,unlabeled,,
         6.png,cat,train,,
         7.png,dan,,,
+        9.png,eve,unlabeled,1,2
+        10.png,cat,unlabeled,1,2
         """,
     )
-    expected = {"train": [0], "validation": [1], "test": [2], "unlabeled": [3, 7, 8], "unlabeled_validation": [4]}
-    splits = assign_splits(read_folder(root).faces)  # 5 and 6 are cat's, who is in test; 8 is a person of its own
-    assert {name: [int(face.file[0]) for face in faces] for name, faces in splits.items()} == expected
+    expected = {"train": [0], "validation": [1], "test": [2], "unlabeled": [3, 7, 8, 9], "unlabeled_validation": [4]}
+    splits = assign_splits(read_folder(root).faces)  # 5, 6 and 10 are cat's, who is in test; 8 is a person of its own
+    assert {
+        name: sorted(int(face.file.removesuffix(".png")) for face in faces) for name, faces in splits.items()
+    } == expected
     dataset = landmark_folder(root, data_dir=tmp_path / "data")
     assert {name: split.num_examples for name, split in dataset.info.splits.items()} == {
         name: len(found) for name, found in expected.items()
     }
-    assert (dataset.info.metadata["num_images"], dataset.info.metadata["num_left_out"]) == (9, 2)
+    assert (dataset.info.metadata["num_images"], dataset.info.metadata["num_left_out"]) == (11, 3)
 
 
 def test_without_a_split_column_the_people_drawn_for_test_are_left_out_too(tmp_path):

@@ -143,6 +143,12 @@ def test_the_cosine_may_lie_over_more_epochs_than_are_trained(brightness, prepar
     assert task.steps == 240
     assert float(task.schedule(0)) == pytest.approx(1e-3)
     assert float(task.schedule(task.steps)) == pytest.approx(0.3455e-3, rel=1e-2)
+    # Adam's step has the size of the rate where the gradient stays the same: the last one is the schedule's.
+    weights = {"kernel": jnp.zeros(1)}
+    state = task.optimizer.init(weights)
+    for _ in range(task.steps):
+        updates, state = task.optimizer.update({"kernel": jnp.ones(1)}, state, weights)
+    assert float(-updates["kernel"][0]) == pytest.approx(0.3455e-3, rel=2e-2)
     whole = prepared(brightness, images, landmarks, **settings)
     assert (whole.steps, float(whole.schedule(whole.steps))) == (240, 0.0)
 

@@ -140,28 +140,38 @@ def test_settings_that_a_linear_head_does_not_have_are_refused(brightness_model)
         fit_detector(brightness_model, faces.images, faces.landmarks, epochs=3.0)
 
 
+def test_a_weight_of_features_that_are_not_read_is_refused(brightness_model):
+    faces = blob_faces(2)
+    with pytest.raises(ValueError, match=r"projected_weight is that .* this head reads 'projected' alone"):
+        fit_detector(brightness_model, faces.images, faces.landmarks, projected_weight=3.0)
+    with pytest.raises(ValueError, match="this head reads 'backbone' alone"):
+        fit_detector(
+            brightness_model, faces.images, faces.landmarks, projected_weight=3.0, which="backbone", linear={"below": 0}
+        )
+
+
 def test_heads_see_features_of_unit_length(tmp_path):
     """A kind of features that is a hundred times longer gets the same head and the same error."""
     config = settings(counts=(4,), seeds=1)
     kinds = {"plain": brightness, "longer": lambda images: 100 * brightness(images)}
     rows = protocol(config, features=kinds, baseline=False).run(tmp_path / "rows.jsonl")
     errors = {row["method"]: row["error"] for row in rows}
-    for head in ("prior work's head", "heatmaps"):
+    for head in ("prior work's head", "plain"):
         assert errors[f"longer, {head}"] == pytest.approx(errors[f"plain, {head}"], rel=1e-3)
     assert errors["longer, linear"] == pytest.approx(errors["plain, linear"], rel=1e-2)
 
 
 def test_rows_of_all_methods_and_how_they_are_summarised(tmp_path):
     rows = protocol(settings()).run(tmp_path / "rows.jsonl")
-    heads = ("prior work's head", "heatmaps", "linear")
+    heads = ("prior work's head", "plain", "linear")
     methods = {"mean shape", *(f"brightness, {head}" for head in heads), "network from scratch"}
     assert {(row["count"], row["seed"], row["method"]) for row in rows} == {
         (count, seed, method) for count in (2, 4) for seed in (0, 1) for method in methods
     }
     assert all(np.isfinite(row["error"]) for row in rows)
     found = few_shot.summarise(rows, 5)
-    errors = [row["error"] for row in rows if row["method"] == "brightness, heatmaps" and row["count"] == 4]
-    assert found["brightness, heatmaps"]["4"] == {
+    errors = [row["error"] for row in rows if row["method"] == "brightness, plain" and row["count"] == 4]
+    assert found["brightness, plain"]["4"] == {
         "error": pytest.approx(sum(errors) / 2), "deviation": pytest.approx(abs(errors[0] - errors[1]) / 2**0.5),
         "count": 2,
     }  # fmt: skip
@@ -192,7 +202,7 @@ def test_an_interrupted_run_goes_on_from_its_rows(tmp_path):
         work.run(tmp_path / "late.jsonl", stop_at=time.monotonic() - 1)
 
 
-@pytest.mark.parametrize("head", ["prior_work", "heatmaps", "linear"])
+@pytest.mark.parametrize("head", ["prior_work", "plain", "linear"])
 def test_only_the_heads_asked_for_are_trained(tmp_path, head):
     rows = protocol(settings(counts=(4,), seeds=1, heads=(head,)), baseline=False).run(tmp_path / "rows.jsonl")
     (method,) = {row["method"] for row in rows} - {"mean shape"}
@@ -266,7 +276,7 @@ def test_the_network_from_scratch_has_as_many_views_as_it_asks_for(tmp_path, mon
 
     whole = few_shot.train
     monkeypatch.setattr(few_shot, "train", train)
-    protocol(settings(counts=(4,), seeds=1, mirror=mirror, heads=("heatmaps",))).run(tmp_path / "rows.jsonl")
+    protocol(settings(counts=(4,), seeds=1, mirror=mirror, heads=("plain",))).run(tmp_path / "rows.jsonl")
     times = 2 if mirror else 1
     assert [len(seen["LandmarkHead"][i]) for i in (0, 1)] == [8 * times] * 2
     inputs, targets = seen["ConvNet"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from scemae_jax.ops.attention import attention, attention_of_even, implementation_for
+from scemae_jax.ops.attention import attention, attention_padded_to_even, implementation_for
 
 
 def projections(t, s, heads, head_dim, dtype=np.float32):
@@ -91,7 +91,7 @@ def test_the_added_token_changes_neither_values_nor_gradients(t, s):
     """What cuDNN is given and what is taken from it, computed by XLA: JAX has one contract for both."""
     inputs = projections(t, s, 2, 8)
     expected, gradients, cotangent = pytorch(inputs)
-    ours, pullback = jax.vjp(lambda *inputs: attention_of_even(*inputs, implementation="xla"), *inputs)
+    ours, pullback = jax.vjp(lambda *inputs: attention_padded_to_even(*inputs, implementation="xla"), *inputs)
     np.testing.assert_allclose(ours, expected, atol=1e-5)
     for gradient, truth in zip(pullback(jnp.asarray(cotangent)), gradients, strict=True):
         np.testing.assert_allclose(gradient, truth, atol=1e-5)
@@ -107,7 +107,7 @@ def test_jax_is_given_even_numbers(t, s, monkeypatch):
         return real(query, key, value, **rest)
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", spy)
-    attention_of_even(*projections(t, s, 2, 8), implementation="xla")
+    attention_padded_to_even(*projections(t, s, 2, 8), implementation="xla")
     ((*numbers, masked),) = seen
     assert all(number % 2 == 0 for number in numbers)
     assert masked == (t % 2 == 1 or s % 2 == 1)

@@ -1,6 +1,6 @@
 """The CUDA compiler's word on what runs on GPUs, for H100s that are only described: no GPU is needed.
 
-Tiny networks, unless SCEMAE_COMPILED_SIZES names others (`XXS T S B`, as launch/compilers.sh does).
+Tiny networks, unless SCEMAE_COMPILED_SIZES names others (`xxs8 t8 s8 b8`, as launch/compilers.sh does).
 """
 
 import importlib.util
@@ -19,12 +19,12 @@ pytestmark = [
     pytest.mark.cuda_compiler,
     pytest.mark.timeout(3600),
     pytest.mark.skipif(
-        importlib.util.find_spec("jax_cuda12_plugin") is None,
+        importlib.util.find_spec("jax_cuda12_plugin") is None and "SCEMAE_COMPILERS" not in os.environ,
         reason="jax[cuda12] is not installed: launch/compilers.sh installs it apart, and runs this",
     ),
 ]
 
-SIZES = os.environ.get("SCEMAE_COMPILED_SIZES", "XXS").split()
+SIZES = os.environ.get("SCEMAE_COMPILED_SIZES", "xxs8").split()
 BATCH = 256
 """Images of a GPU: enough for activations to be larger than any weights."""
 LANDMARKS = 5
@@ -38,7 +38,8 @@ from scemae_jax import config as configuration
 from scemae_jax.benchmark import gpu_compiler, program, scaling
 from scemae_jax.evaluation import detection
 from scemae_jax.model import Model
-from scemae_jax.training import loop, pretrain, refine
+from jax.sharding import NamedSharding
+from scemae_jax.training import loop, pretrain, refine, sharding
 
 scaling.describe_chips()
 sizes, batch, landmarks = json.loads(sys.argv[1])
@@ -48,22 +49,22 @@ found = {}
 def config_of(size):
     config = configuration.default()
     config.dtype = "bfloat16"
-    if size == "XXS":
+    if size == "xxs8":
         config.model.encoder = "XXS/8"
         config.model.decoder_width, config.model.decoder_depth, config.model.decoder_heads = 32, 1, 2
     else:
-        configuration.paper_network(config, size.lower() + "8")
+        configuration.paper_network(config, size)
     return config
 
 
 def report(name, compiled):
     memory, text = compiled.memory_analysis(), compiled.as_text()
-    in_layers = [(product.operands, product.source) for product in gpu_compiler.matrix_products(text)]
+    products = [(product.operands, product.source) for product in gpu_compiler.matrix_products(text)]
     found[name] = {
         "temporary": memory.temp_size_in_bytes,
         "forward": gpu_compiler.cudnn_attention(text, gpu_compiler.CUDNN_FORWARD),
         "backward": gpu_compiler.cudnn_attention(text, gpu_compiler.CUDNN_BACKWARD),
-        "products": in_layers,
+        "products": products,
         "float32": list(gpu_compiler.float32_stores(text)),
         "collectives": program.read_program(text).collectives,
     }
@@ -93,20 +94,21 @@ def model_of(size, *, shapes):
     return Model(architecture=architecture, params=jax.eval_shape(params) if shapes else params())
 
 
-def detector(name, size, held):
+def detector(name, size, held, chips):
     # The very task that a detector is trained with, which `fit_head` hands to the loop.
     detection.loop.fit = take
     settings = config_of(size).detect
     settings.memory_gib = held
-    settings.batch_size, settings.stride, settings.mirror = 8, 8, False
-    images = np.zeros((8, 136, 136, 3), np.uint8)
-    points = np.random.default_rng(0).uniform(30, 100, (8, landmarks, 2))
+    settings.batch_size, settings.stride, settings.mirror = 8 * chips, 8, False
+    images = np.zeros((8 * chips, 136, 136, 3), np.uint8)
+    points = np.random.default_rng(0).uniform(30, 100, (8 * chips, landmarks, 2))
     try:
         detection.fit_head(model_of(size, shapes=False), images, points, settings, seed=0, workdir=None, name="detect")
     except Taken as taken:
         (task,) = taken.args
-    mesh = scaling.described_mesh("h100:1", 1)
-    numbers = scaling.on_every_chip({"number": jax.ShapeDtypeStruct((8,), jnp.int32)}, mesh)
+    mesh = scaling.described_mesh(f"h100:{chips}", 1)
+    number = jax.ShapeDtypeStruct((8 * chips,), jnp.int32, sharding=NamedSharding(mesh, sharding.BATCH))
+    numbers = {"number": number}
     with jax.default_device(mesh.devices.flat[0]):
         step, arguments = scaling.step_of(task, mesh, (), (), numbers)
         report(name, step.lower(*arguments).compile())
@@ -128,8 +130,9 @@ for size in sizes:
         training(f"pretrain {size} {chips}", size, "pretrain", chips)
         training(f"refine {size} {chips}", size, "refine", chips)
     features(f"features {size} 1", size)
-    detector(f"detect_features {size} 1", size, 1.0)
-    detector(f"detect_images {size} 1", size, 0.0)
+    for chips in (1, 8):
+        detector(f"detect_features {size} {chips}", size, 1.0, chips)
+        detector(f"detect_images {size} {chips}", size, 0.0, chips)
 print(json.dumps(found))
 """
 
@@ -145,7 +148,7 @@ def programs() -> dict[str, dict]:
 
 def networks(size: str) -> tuple[vit.Variant, int, int, int]:
     """The encoder, and width, depth and heads of the decoder."""
-    return vit.variant(f"{size}/8"), *((32, 1, 2) if size == "XXS" else (512, 8, 16))
+    return vit.variant(f"{size.removesuffix('8').upper()}/8"), *((32, 1, 2) if size == "xxs8" else (512, 8, 16))
 
 
 N = 144
@@ -185,17 +188,15 @@ def test_every_layer_s_attention_is_cudnn_s_on_each_gpu_s_own_images(programs, n
     assert len(program["backward"]) == (len(program["forward"]) if kind == "pretrain" else 0)
 
 
+@pytest.mark.parametrize("chips", [1, 8])
 @pytest.mark.parametrize("size", SIZES)
-def test_a_detector_reads_features_or_computes_them_with_cudnn(programs, size):
-    assert programs[f"detect_features {size} 1"]["forward"] == []
-    assert programs[f"detect_images {size} 1"]["forward"] == calls(size, "features", 8)
-    assert programs[f"detect_images {size} 1"]["backward"] == []
+def test_a_detector_reads_features_or_computes_them_with_cudnn(programs, size, chips):
+    assert programs[f"detect_features {size} {chips}"]["forward"] == []
+    assert programs[f"detect_images {size} {chips}"]["forward"] == calls(size, "features", 8)
+    assert programs[f"detect_images {size} {chips}"]["backward"] == []
 
 
-EVERY = [*ALL, *(f"{kind} {size} 1" for size in SIZES for kind in ("detect_features", "detect_images"))]
-
-
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", [*ALL, *(f"detect_images {size} {chips}" for size in SIZES for chips in (1, 8))])
 def test_layers_compute_in_bfloat16(programs, name):
     """Every matrix product of a layer reads bfloat16, and no layer leaves activations in memory as float32.
 
@@ -205,8 +206,8 @@ def test_layers_compute_in_bfloat16(programs, name):
     kind, size, _ = name.split()
     layers = [(operands, source) for operands, source in programs[name]["products"] if "blocks_" in source]
     assert [source for operands, source in layers if set(operands) != {"bf16"}] == []
-    assert len(layers) >= (4 * networks(size)[0].depth if kind != "detect_features" else 0)
-    batch = 8 if kind.startswith("detect") else BATCH
+    assert len(layers) >= 4 * networks(size)[0].depth
+    batch = 8 if kind == "detect_images" else BATCH
     activations = batch * (1 + N // 4) * min(networks(size)[0].width, networks(size)[1])
     assert [(count, source) for count, source in programs[name]["float32"]
             if "blocks_" in source and count >= activations] == []  # fmt: skip

@@ -1,15 +1,17 @@
 """One real step of a config, as launch/gpu_run.sh takes it before anything long."""
 
+import dataclasses
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from scemae_jax import config as configuration
-from scemae_jax.training import sharding
+from scemae_jax.training import pretrain, sharding
 from scemae_jax.training.first_step import advice, first_step
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +56,7 @@ def test_both_stages_take_a_step_and_leave_nothing(command, tmp_path):
     [
         (
             ["--config.pretrain.accumulate=3"],
-            "first step of pretrain (1 x cpu, XXS/8, bfloat16, batch_size 4) failed: ",
+            "error: pretrain: batch_size 4 does not divide over 1 devices and accumulate=3",
         ),
         (["--config.mesh.fsdp=3"], "error: config.mesh has data=0 and fsdp=3 for 1 devices"),
         (["--config.match.stride=5"], "error: config.match.stride is 5"),
@@ -66,6 +68,28 @@ def test_what_fails_is_said(command, arguments, message):
     assert ended.returncode == 1
     assert message in ended.stderr + ended.stdout
     assert "Traceback" not in ended.stderr
+
+
+def test_a_gradient_that_is_not_finite_is_a_failure_though_the_loss_is(monkeypatch):
+    """The square root of a loss less itself: 0, whose gradient is not finite."""
+    config = configuration.default()
+    config.model.encoder = "XXS/8"
+    config.model.decoder_width, config.model.decoder_depth, config.model.decoder_heads = 32, 1, 2
+    config.pretrain.batch_size = 2
+    task_of = pretrain.task
+
+    def broken(*arguments, **settings):
+        task = task_of(*arguments, **settings)
+
+        def loss(*inputs):
+            value, outputs = task.loss(*inputs)
+            return jnp.sqrt(value * 0), outputs
+
+        return dataclasses.replace(task, loss=loss)
+
+    monkeypatch.setattr(pretrain, "task", broken)
+    with pytest.raises(FloatingPointError, match=r"the loss is 0\.0, the gradient's norm nan"):
+        first_step(config, "pretrain", sharding.make_mesh(jax.devices("cpu")[:1]))
 
 
 def test_attention_is_the_one_that_will_train(cudnn_calls):
@@ -83,7 +107,8 @@ def test_attention_is_the_one_that_will_train(cudnn_calls):
     [
         (RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 bytes"), "accumulate=2"),
         (RuntimeError("cuDNN is not detected."), "nvidia-smi"),
-        (ValueError("does not divide"), "--config.refine.batch_size"),
+        (FloatingPointError("the loss is nan"), "--config.dtype=float32"),
+        (ValueError("config.mesh.rules has"), "config has to change"),
     ],
 )
 def test_advice_fits_what_happened(error, remedy):

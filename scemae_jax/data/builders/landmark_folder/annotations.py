@@ -99,7 +99,7 @@ def assign_splits(faces: Iterable[Face]) -> dict[str, list[Face]]:
     labelled images. People are drawn by the hash of their name, so that no random state is involved; an image
     whose subject is not known counts as a person of its own.
 
-    Images without landmarks, whatever split their row names, follow their person:
+    Images without landmarks, whatever split their row names, and labelled ones of split unlabeled follow their person:
 
     * of a person in test they are in no split: stages 1 and 2 must not have seen the people on whom errors are
       measured;
@@ -111,7 +111,7 @@ def assign_splits(faces: Iterable[Face]) -> dict[str, list[Face]]:
     splits = {name: [] for name in (*SPLITS, UNLABELED_VALIDATION)}
     undecided, unlabeled = [], []
     for face in faces:
-        if not face.is_labeled:
+        if not face.is_labeled or face.split == "unlabeled":
             unlabeled.append(face)
         elif face.split is None:
             undecided.append(face)
