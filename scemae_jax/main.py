@@ -33,7 +33,7 @@ from scemae_jax import config as configuration
 from scemae_jax import stages
 from scemae_jax.allocator import restart_keeping_freed_memory
 from scemae_jax.data.images import DatasetError
-from scemae_jax.report.table import left_out_sentence, print_results
+from scemae_jax.report.table import LEFT_OUT, counts_by_split, print_results
 from scemae_jax.training import loop, pretrain, processes, refine
 
 STOPPED_EARLY, PREEMPTED = 75, 85
@@ -64,7 +64,7 @@ def dry_run(experiment: stages.Experiment) -> None:
     print(parameter_overview.get_parameter_overview(params, include_stats=False))
     print(f"images for stages 1 and 2: {num_images}")
     if experiment.left_out:
-        print(left_out_sentence(experiment.left_out))
+        print(f"{LEFT_OUT}: {counts_by_split(experiment.left_out)}")
     for name in ("pretrain", "refine"):
         if name not in config.stages:
             continue

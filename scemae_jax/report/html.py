@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-from scemae_jax.report.table import few_shot_forms, matching_forms, pairs_of
+from scemae_jax.report.table import LEFT_OUT, counts_by_split, few_shot_forms, matching_forms, pairs_of
 
 MISSING = "\N{EN DASH}"
 CASES = ("same", "different", "different, far")
@@ -284,6 +284,9 @@ def run_facts(results: dict[str, Any]) -> list[tuple[str, str]]:
     """What was run: names and values."""
     facts = [(name, results.get(key)) for name, key in (("Data", "dataset"), ("Encoder", "encoder"), ("Seed", "seed"))]
     facts.append(("Config hash", results.get("config_hash")))
+    for stage in ("pretrain", "refine"):
+        if left_out := results.get(stage, {}).get("images_left_out"):
+            facts.append((f"{stage_title(stage)}: {LEFT_OUT}", counts_by_split(left_out)))
     if export := results.get("export"):
         facts += [
             ("Exported model", export.get("path")),

@@ -13,7 +13,7 @@ def print_results(results: dict[str, Any]) -> None:
     console = Console()
     for stage in ("pretrain", "refine"):
         if left_out := results.get(stage, {}).get("images_left_out"):
-            console.print(f"{stage}: {left_out_sentence(left_out)}")
+            console.print(f"{stage}: {LEFT_OUT}: {counts_by_split(left_out)}")
     for form in matching_forms(results.get("match", {})):
         title = f"Matching of {form['landmarks']} landmarks: error in {form['unit']}, {pairs_of(form)}"
         table = Table("features", title=title)
@@ -63,10 +63,13 @@ def matching_forms(match: dict[str, Any]) -> list[dict[str, Any]]:
     return [match, *([match | match["all_landmarks"]] if "all_landmarks" in match else [])]
 
 
-def left_out_sentence(left_out: dict[str, int]) -> str:
-    """How many unannotated images stages 1 and 2 do not see, since their people are in one of these splits."""
-    counts = " and ".join(f"{count:,} of people in {split}" for split, count in left_out.items())
-    return f"unannotated images left out: {counts}"
+LEFT_OUT = "unannotated images left out"
+"""Of stages 1 and 2, since their people are in a split that errors are measured on."""
+
+
+def counts_by_split(left_out: dict[str, int]) -> str:
+    """How many images were left out, by the split that their people are in."""
+    return " and ".join(f"{count:,} of people in {split}" for split, count in left_out.items())
 
 
 def pairs_of(match: dict[str, Any]) -> str:

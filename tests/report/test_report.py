@@ -35,7 +35,8 @@ RESULTS = {
     "seed": 3,
     "dataset": "landmark_folder",
     "encoder": "XXS/8",
-    "pretrain": {"steps": 100, "images_seen": 6400, "images": 3741, "seconds": 3905.0, "loss": 0.40583},
+    "pretrain": {"steps": 100, "images_seen": 6400, "images": 3741, "seconds": 3905.0, "loss": 0.40583,
+                 "images_left_out": {"test": 1200, "validation": 3}},
     "match": {
         "split": "test",
         "pairs": 371,
@@ -133,6 +134,11 @@ def test_tables_show_the_numbers_given(tmp_path):
     assert detection[1:] == [["mean shape", "30.36 ± 0.25", "20.98 ± 0.25"], ["SCE-MAE", "9.10 ± 0.25", "8.40 ± 0.25"]]
     assert page.bold == ["0.61", "0.61", "3.96", "5.02", "9.10", "8.40"]  # alike as printed: both are the best
     assert ["Config hash", "ab12cd34ef56"] in run
+    left_out = [
+        "Stage 1, masked autoencoder: unannotated images left out",
+        "1,200 of people in test and 3 of people in validation",
+    ]
+    assert left_out in run
     row = dict(zip(training[0], training[1], strict=True))
     assert row["Training"] == "Stage 1, masked autoencoder"
     assert (row["Steps"], row["Images seen"], row["Training time"]) == ("100", "6,400", "1 h 05 min")
