@@ -395,9 +395,9 @@ def test_a_workdir_among_the_faces_is_refused(run, folder_config, capsys):
 
 def test_a_projector_of_another_form_is_refused(run, finished, experiment_config, tmp_path, capsys):
     exported = str(finished.workdir / "export" / "scemae.msgpack")
-    config = experiment_config(init=exported, model__projector_hidden=False, stages=("match",))
+    config = experiment_config(init=exported, model__projector_hidden=True, stages=("match",))
     assert run(config, tmp_path / "workdir") == 1
-    assert "has projector_hidden True, config.model.projector_hidden is False" in capsys.readouterr().err
+    assert "has projector_hidden False, config.model.projector_hidden is True" in capsys.readouterr().err
 
 
 def test_data_that_change_in_the_middle_of_a_training_are_refused(run, folder_config, tmp_path, capsys):
