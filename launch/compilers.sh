@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What the compilers for TPUs and for NVIDIA GPUs say of training, without a TPU or a GPU: installs both into
-# .venv-compilers (5 GB) and runs their tests, half an hour or more on two cores. Where one of the two cannot be
+# .venv-compilers (5 GB) and runs their tests, ten minutes or more on two cores. Where one of the two cannot be
 # installed, the other's tests run all the same.
 #   bash launch/compilers.sh [--sizes "xxs8 t8 s8 b8"] [--tables]
 #
