@@ -90,7 +90,8 @@ def cudnn_calls(monkeypatch):
 
     Whoever asks JAX which device there is, or what its cuDNN can do, hears of an H100. All else is as in production.
     """
-    fused_attention_stablehlo = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    from jax._src.cudnn import fused_attention_stablehlo  # of JAX's own: where it moves, these tests alone must say so
+
     real = jax.local_devices
     h100 = [SimpleNamespace(platform="gpu", compute_capability="9.0")]
     monkeypatch.setattr(jax, "local_devices", lambda *, backend=None: real(backend=backend) if backend else h100)
