@@ -40,7 +40,7 @@ for compiler in tpu cuda; do
 done
 printf '%s\n' "${summary[@]}"
 if [ -n "$tables" ] && [ "$status" -eq 0 ]; then
-  command=("$venv/bin/python" -m scemae_jax.benchmark.scaling --output docs/scaling.json --page docs/scaling.md)
+  command=("$venv/bin/python" -m benchmarks.scaling --output docs/scaling.json --page docs/scaling.md)
   "${command[@]}" --largest t8 s8 b8
   "${command[@]}" --largest t8 s8 b8 --largest_on h100:1
 fi

@@ -48,7 +48,7 @@ measure() { # name of the results, flags of the benchmark
     return
   fi
   echo "== $name: $seconds seconds are left"
-  "${limit[@]}" "$python" -m scemae_jax.benchmark --output "$out/$name.json" "$@" >"$out/$name.log" 2>&1 &
+  "${limit[@]}" "$python" -m benchmarks --output "$out/$name.json" "$@" >"$out/$name.log" 2>&1 &
   running=$!
   wait "$running" || ended=$?
   running=''

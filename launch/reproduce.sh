@@ -4,7 +4,7 @@
 #   bash launch/reproduce.sh [--backbone s8] [--data data] [--runs runs/paper] [--dry-run] [--smoke]
 #
 #   --backbone  t8, s8 or b8: DeiT-T, -S or -B
-#   --data      the folder of the datasets' archives or trees; `python -m scemae_jax.data.prepare` says which they are,
+#   --data      the folder of the datasets' archives or trees; `python -m scemae_jax.prepare` says which they are,
 #               and fetches them with --download. Where a dataset is absent its rows say so, and the rest runs; without
 #               CelebA there is nothing to train on
 #   --runs      prepared datasets, runs and tables go there; the same folder again goes on where it was cut off
@@ -101,7 +101,7 @@ fi
 
 for dataset in celeba_landmarks mafl aflw_m aflw_r three_hundred_w; do
   hours=0.1 && [ $dataset != celeba_landmarks ] || hours=0.5
-  step $hours $dataset "prepare $dataset, and verify it" "$python" -m scemae_jax.data.prepare --dataset $dataset \
+  step $hours $dataset "prepare $dataset, and verify it" "$python" -m scemae_jax.prepare --dataset $dataset \
     --manual_dir "$data" --data_dir "$runs/prepared"
 done
 step $train celeba_landmarks 'stages 1 and 2 on CelebA' "$python" -m scemae_jax.main \

@@ -14,13 +14,13 @@ from scemae_jax.version import __version__
 
 if TYPE_CHECKING:
     from scemae_jax.evaluation.detection import fit_detector
-    from scemae_jax.export import load
     from scemae_jax.matcher import match
     from scemae_jax.model import Model
+    from scemae_jax.model_file import load
 
 __all__ = ["Model", "__version__", "fit_detector", "load", "match"]
 
-_HOMES = {"Model": "model", "fit_detector": "evaluation.detection", "load": "export", "match": "matcher"}
+_HOMES = {"Model": "model", "fit_detector": "evaluation.detection", "load": "model_file", "match": "matcher"}
 
 
 def __getattr__(name: str) -> Any:

@@ -39,8 +39,8 @@ from flax import traverse_util
 from jaxtyping import Float
 
 from scemae_jax import config as configuration
-from scemae_jax.export import load, save_model
 from scemae_jax.model import WINDOW, Architecture, Model
+from scemae_jax.model_file import load, save_model
 from scemae_jax.models import vit
 
 Dialect = Literal["mae", "timm", "huggingface"]

@@ -30,11 +30,11 @@ from clu import parameter_overview
 from ml_collections import config_flags
 
 from scemae_jax import config as configuration
-from scemae_jax import stages
 from scemae_jax.allocator import restart_keeping_freed_memory
 from scemae_jax.data.images import DatasetError
 from scemae_jax.report.table import LEFT_OUT, counts_by_split, print_results
-from scemae_jax.training import loop, pretrain, processes, refine
+from scemae_jax.systems.sce_mae import pretrain, refine, stages
+from scemae_jax.training import loop, processes
 
 STOPPED_EARLY, PREEMPTED = 75, 85
 

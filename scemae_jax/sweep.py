@@ -37,13 +37,13 @@ from absl import app, flags, logging
 from matplotlib.figure import Figure
 
 from scemae_jax import config as configuration
-from scemae_jax import stages
 from scemae_jax.allocator import restart_keeping_freed_memory
 from scemae_jax.config import Config
-from scemae_jax.export import save_model
 from scemae_jax.main import CONFIG, COORDINATOR, DISTRIBUTED, DRY_RUN, PREEMPTED, STOP_AFTER, STOPPED_EARLY, WORKDIR
+from scemae_jax.model_file import save_model
 from scemae_jax.report import figures
 from scemae_jax.report.table import matching_forms, pairs_of
+from scemae_jax.systems.sce_mae import stages
 from scemae_jax.training import processes
 
 SWEEP = flags.DEFINE_string("sweep", None, "The points to run: a file in configs/sweeps/.")

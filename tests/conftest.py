@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scemae_jax.benchmark.gpu_compiler import CUDNN_BACKWARD, CUDNN_FORWARD
+from benchmarks.gpu_compiler import CUDNN_BACKWARD, CUDNN_FORWARD
 from scemae_jax.config import NORMALISATION
 from scemae_jax.model import Architecture, Model
 

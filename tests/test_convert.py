@@ -21,11 +21,12 @@ from safetensors.torch import save_file as save_tensors
 from transformers import ViTConfig, ViTForImageClassification, ViTMAEConfig, ViTMAEForPreTraining
 
 from scemae_jax import config as configuration
-from scemae_jax import convert, stages
+from scemae_jax import convert
 from scemae_jax.convert import from_torch, read_checkpoint, resample_patches, resample_positions, to_torch
-from scemae_jax.export import load, save_model
 from scemae_jax.model import Head, Model
+from scemae_jax.model_file import load, save_model
 from scemae_jax.models import vit
+from scemae_jax.systems.sce_mae import stages
 
 SMALL = {
     "image_size": 96,

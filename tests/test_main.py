@@ -20,11 +20,12 @@ from sklearn.metrics import silhouette_score
 
 import scemae_jax
 from scemae_jax import config as configuration
-from scemae_jax import main, stages
+from scemae_jax import main
 from scemae_jax.data.sources import Faces
 from scemae_jax.evaluation import matching
 from scemae_jax.evaluation.representation import Embedded
-from scemae_jax.export import save_model
+from scemae_jax.model_file import save_model
+from scemae_jax.systems.sce_mae import stages
 from scemae_jax.training.checkpoints import restore_params
 from scemae_jax.training.metrics import read_metrics
 

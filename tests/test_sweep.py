@@ -16,8 +16,8 @@ from PIL import Image
 from test_main import EXPERIMENT, ROOT, compiled  # noqa: F401 (compiled is a fixture for the whole file)
 
 from scemae_jax import config as configuration
-from scemae_jax import stages, sweep
-from scemae_jax.export import load
+from scemae_jax.model_file import load
+from scemae_jax.systems.sce_mae import stages, sweep
 from scemae_jax.training import processes
 from scemae_jax.training.checkpoints import restore_params
 from scemae_jax.training.metrics import read_metrics

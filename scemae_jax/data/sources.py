@@ -15,14 +15,14 @@ from jaxtyping import Float, Int, UInt8
 from tensorflow_datasets.core import constants
 
 from scemae_jax.config import Config
-from scemae_jax.data.builders.aflw_m import AflwM
-from scemae_jax.data.builders.aflw_r import AflwR
-from scemae_jax.data.builders.celeba_landmarks import CelebaLandmarks
-from scemae_jax.data.builders.landmark_folder import LandmarkFolder, folder_config
-from scemae_jax.data.builders.mafl import Mafl
-from scemae_jax.data.builders.official import OfficialDataset
-from scemae_jax.data.builders.synthetic_faces import SyntheticFaces
-from scemae_jax.data.builders.three_hundred_w import ThreeHundredW
+from scemae_jax.data.datasets.aflw_m import AflwM
+from scemae_jax.data.datasets.aflw_r import AflwR
+from scemae_jax.data.datasets.celeba_landmarks import CelebaLandmarks
+from scemae_jax.data.datasets.landmark_folder import LandmarkFolder, folder_config
+from scemae_jax.data.datasets.mafl import Mafl
+from scemae_jax.data.datasets.official import OfficialDataset
+from scemae_jax.data.datasets.synthetic_faces import SyntheticFaces
+from scemae_jax.data.datasets.three_hundred_w import ThreeHundredW
 from scemae_jax.data.images import DatasetError
 from scemae_jax.data.pipeline import load_range
 

@@ -19,7 +19,7 @@ from scemae_jax.model import IMAGE_SIZE, WINDOW, Head, Model, as_square_images, 
 from scemae_jax.ops.ridge import ridge
 from scemae_jax.ops.tps import ThinPlateWarp
 from scemae_jax.training import loop, optimizer, sharding
-from scemae_jax.training.input import Input
+from scemae_jax.training.feed import Input
 
 LOSS_SCALE = 10.0
 EYES = {5: (0, 1), 68: (36, 45)}

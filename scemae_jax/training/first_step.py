@@ -23,8 +23,9 @@ from scemae_jax import config as configuration
 from scemae_jax.config import Config
 from scemae_jax.data.pipeline import Batches, index_batches
 from scemae_jax.model import IMAGE_SIZE
-from scemae_jax.training import loop, pretrain, refine, sharding
-from scemae_jax.training.input import Input
+from scemae_jax.systems.sce_mae import pretrain, refine
+from scemae_jax.training import loop, sharding
+from scemae_jax.training.feed import Input
 from scemae_jax.training.metrics import NEVER
 
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from scemae_jax.training import metrics, processes, sharding
 from scemae_jax.training.checkpoints import Checkpoints
-from scemae_jax.training.input import Input
+from scemae_jax.training.feed import Input
 
 LossFn = Callable[[Any, Any, dict[str, Array], Array], tuple[Array, dict[str, Array]]]
 

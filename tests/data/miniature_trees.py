@@ -15,7 +15,7 @@ from PIL import Image
 
 from scemae_jax.data import sources
 from scemae_jax.data.augment import five_points
-from scemae_jax.data.builders.synthetic_faces import draw_face
+from scemae_jax.synthetic_faces import draw_face
 
 
 class Drawn(NamedTuple):

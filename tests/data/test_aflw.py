@@ -11,10 +11,10 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from scemae_jax.data.builders.aflw_m import AflwM
-from scemae_jax.data.builders.aflw_m import annotations as aflw_m
-from scemae_jax.data.builders.aflw_r import AflwR
-from scemae_jax.data.builders.aflw_r import annotations as aflw_r
+from scemae_jax.data.datasets.aflw_m import AflwM
+from scemae_jax.data.datasets.aflw_m import annotations as aflw_m
+from scemae_jax.data.datasets.aflw_r import AflwR
+from scemae_jax.data.datasets.aflw_r import annotations as aflw_r
 from scemae_jax.data.images import DatasetError
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scemae_jax.data.builders.celeba_landmarks import CelebaLandmarks, annotations
+from scemae_jax.data.datasets.celeba_landmarks import CelebaLandmarks, annotations
 from scemae_jax.data.images import DatasetError
 
 # Train 1-5, validation 6-8, test 9-10; MAFL has two of train, one of validation and one of test.

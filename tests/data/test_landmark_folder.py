@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from scemae_jax.data.builders.landmark_folder import LandmarkFolder, builder, folder_config
-from scemae_jax.data.builders.landmark_folder.annotations import (
+from scemae_jax.data.datasets.landmark_folder import LandmarkFolder, builder, folder_config
+from scemae_jax.data.datasets.landmark_folder.annotations import (
     Face,
     assign_splits,
     number_subjects,
@@ -465,7 +465,7 @@ def run_alone(code):
             sys.modules[name].__path__, sys.modules[name].__file__ = [folder], folder + "/__init__.py"
         def refuse(*args): raise AssertionError("tried the network")
         socket.socket.connect = socket.getaddrinfo = refuse
-        from scemae_jax.data.builders.landmark_folder import LandmarkFolder, builder, folder_config
+        from scemae_jax.data.datasets.landmark_folder import LandmarkFolder, builder, folder_config
     """
     code = textwrap.dedent(preamble) + textwrap.dedent(code)
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

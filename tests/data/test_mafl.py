@@ -4,8 +4,8 @@ import miniature_trees
 import numpy as np
 import pytest
 
-from scemae_jax.data.builders.celeba_landmarks import annotations
-from scemae_jax.data.builders.mafl import Mafl
+from scemae_jax.data.datasets.celeba_landmarks import annotations
+from scemae_jax.data.datasets.mafl import Mafl
 from scemae_jax.data.images import DatasetError
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from scemae_jax.data import images
-from scemae_jax.data.builders.three_hundred_w import ThreeHundredW, annotations
+from scemae_jax.data.datasets.three_hundred_w import ThreeHundredW, annotations
 from scemae_jax.data.images import Cut, DatasetError, prepare_face
 
 

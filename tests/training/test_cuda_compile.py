@@ -35,11 +35,12 @@ import json, sys
 import jax, jax.numpy as jnp, numpy as np
 
 from scemae_jax import config as configuration
-from scemae_jax.benchmark import gpu_compiler, program, scaling
+from benchmarks import gpu_compiler, program, scaling
 from scemae_jax.evaluation import detection
 from scemae_jax.model import Model
 from jax.sharding import NamedSharding
-from scemae_jax.training import loop, pretrain, refine, sharding
+from scemae_jax.systems.sce_mae import pretrain, refine
+from scemae_jax.training import loop, sharding
 
 scaling.describe_chips()
 sizes, batch, landmarks = json.loads(sys.argv[1])

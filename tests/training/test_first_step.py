@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import pytest
 
 from scemae_jax import config as configuration
-from scemae_jax.training import pretrain, sharding
+from scemae_jax.systems.sce_mae import pretrain
+from scemae_jax.training import sharding
 from scemae_jax.training.first_step import advice, first_step
 
 ROOT = Path(__file__).parents[2]

@@ -3,8 +3,8 @@
 import jax
 import pytest
 
+from benchmarks import scaling
 from scemae_jax import config as configuration
-from scemae_jax.benchmark import scaling
 from scemae_jax.training import sharding
 
 

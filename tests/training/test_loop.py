@@ -19,7 +19,7 @@ import scemae_jax
 from scemae_jax.data.pipeline import training_batches
 from scemae_jax.training import loop, metrics, optimizer, processes, sharding
 from scemae_jax.training.checkpoints import Checkpoints, restore_params
-from scemae_jax.training.input import Input, from_host, on_devices
+from scemae_jax.training.feed import Input, from_host, on_devices
 
 STEPS, DIES_BEFORE, LOG_EVERY, CHECKPOINT_EVERY = 24, 18, 4, 5
 
@@ -31,8 +31,9 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from scemae_jax import config as configuration
 from scemae_jax.data.pipeline import training_batches
-from scemae_jax.training import loop, pretrain, sharding
-from scemae_jax.training.input import Input
+from scemae_jax.systems.sce_mae import pretrain
+from scemae_jax.training import loop, sharding
+from scemae_jax.training.feed import Input
 
 workdir, steps, dies_before, log_every, checkpoint_every = Path(sys.argv[1]), *map(int, sys.argv[2:])
 

@@ -27,7 +27,8 @@ from pathlib import Path
 import jax
 import numpy as np
 from scemae_jax import config as configuration
-from scemae_jax.training import input, loop, pretrain, refine, sharding
+from scemae_jax.systems.sce_mae import pretrain, refine
+from scemae_jax.training import feed, loop, sharding
 
 folder, shapes, steps = Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3])
 
@@ -52,7 +53,7 @@ def mesh_of(count, fsdp=1):
 def run(name, mesh, stage="pretrain", **settings):
     changed = config.copy_and_resolve_references()
     changed[stage].update(settings)
-    source = input.on_devices([Noise()], [1.0], batch_size=16, seed=3, mesh=mesh)
+    source = feed.on_devices([Noise()], [1.0], batch_size=16, seed=3, mesh=mesh)
     if stage == "pretrain":
         task = pretrain.task(changed, architecture, encoder, source, steps)
     else:

@@ -29,7 +29,7 @@ ON_SEVERAL = [f"{stage} {mesh}" for stage in STAGES for mesh in ("16x1", "4x4")]
 WORKER = """
 import dataclasses, json, sys
 from scemae_jax import config as configuration
-from scemae_jax.benchmark import program, scaling
+from benchmarks import program, scaling
 
 scaling.describe_chips()
 stages, meshes, batch = json.loads(sys.argv[1])

@@ -1,1 +1,0 @@
-"""How fast it is, and whether a device computes what a CPU does: `python -m scemae_jax.benchmark --help`."""

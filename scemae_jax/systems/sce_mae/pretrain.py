@@ -1,0 +1,76 @@
+"""Stage 1: the masked autoencoder learns from unlabelled faces."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jaxtyping import Array, Float, Key
+
+from scemae_jax.config import Config
+from scemae_jax.data import augment
+from scemae_jax.model import IMAGE_SIZE, WINDOW, Architecture
+from scemae_jax.models import mae, vit
+from scemae_jax.training import loop, optimizer
+from scemae_jax.training.feed import Input
+
+
+def random_views(key: Key[Array, ""], images: Array, config: Config) -> tuple[Float[Array, "b 96 96 3"], augment.Crops]:
+    """Random resized crops of uint8 images, in [0, 1], by `config`: crop_scale, crop_ratio, flip, jitter."""
+    crop_key, jitter_key = jax.random.split(key)
+    crops = augment.sample_crops(
+        crop_key, len(images), source=IMAGE_SIZE, output=WINDOW, scale=tuple(config.crop_scale),
+        ratio=tuple(config.crop_ratio), flip=config.flip,
+    )  # fmt: skip
+    views = jnp.clip(augment.resize_crops(images.astype(jnp.float32) / 255.0, crops), 0, 1)
+    if config.jitter:
+        views = augment.colour_jitter(jitter_key, views, config.jitter)
+    return views, crops
+
+
+def initial_params(architecture: Architecture, seed: int) -> Any:
+    """Random parameters of encoder and decoder."""
+    network = architecture.build_mae()
+    images = jnp.zeros((1, WINDOW, WINDOW, 3))
+    noise = jnp.zeros((1, (WINDOW // architecture.variant.patch_size) ** 2))
+    return jax.jit(network.init)(jax.random.key(seed), images, noise)["params"]
+
+
+def task(
+    config: Config,
+    architecture: Architecture,
+    params: Any,
+    source: Input,
+    steps: int,
+) -> loop.Task:
+    """The pretraining task; `config` is the whole config, `params` those to start from."""
+    settings = config.pretrain
+    network = architecture.build_mae(vit.LayerLoop(scan=settings.scan_layers, remat=settings.remat))
+    augmentation = ml_collections.FrozenConfigDict(settings.augment)
+
+    def loss(params: Any, _: Any, batch: dict[str, Array], key: Array) -> tuple[Array, dict[str, Array]]:
+        view_key, noise_key = jax.random.split(key)
+        views, _crops = random_views(view_key, batch["image"], augmentation)
+        num_patches = (WINDOW // architecture.variant.patch_size) ** 2
+        noise = jax.random.uniform(noise_key, (len(views), num_patches))
+        output = cast(mae.MAEOutput, network.apply({"params": params}, architecture.normalise(views), noise))
+        return output.loss, {}
+
+    return loop.Task(
+        name="pretrain",
+        loss=loss,
+        outputs=(),
+        params=params,
+        constants={},
+        input=source,
+        optimizer=optimizer.adamw(settings, steps),
+        schedule=optimizer.learning_rate(settings, steps),
+        steps=steps,
+        log_every=settings.log_every,
+        checkpoint_every=settings.checkpoint_every,
+        seed=config.seed,
+        accumulate=settings.accumulate,
+        steps_per_dispatch=settings.steps_per_dispatch,
+    )

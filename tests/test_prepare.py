@@ -1,0 +1,370 @@
+"""Preparing from the command line: what is checked, what is downloaded, and how errors are told."""
+
+import dataclasses
+import functools
+import hashlib
+import http.server
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+from pathlib import Path
+
+import miniature_trees
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from absl import flags
+from PIL import Image
+
+from scemae_jax import prepare, sources
+from scemae_jax.data.datasets import official
+from scemae_jax.data.datasets.celeba_landmarks.annotations import CUT
+from scemae_jax.data.datasets.splits import draw_held_out
+from scemae_jax.data.images import DatasetError
+
+ROOT = Path(__file__).parents[2]
+MAKERS = {
+    "celeba_landmarks": miniature_trees.celeba,
+    "mafl": miniature_trees.celeba,
+    "aflw_m": miniature_trees.aflw_m,
+    "aflw_r": miniature_trees.aflw_r,
+    "three_hundred_w": miniature_trees.three_hundred_w,
+}
+
+
+@pytest.fixture(scope="module")
+def manual(tmp_path_factory):
+    """A manual directory with all five trees."""
+    root = tmp_path_factory.mktemp("manual")
+    for maker in dict.fromkeys(MAKERS.values()):
+        maker(root)
+    return root
+
+
+@pytest.fixture
+def run():
+    """`run(name=value, ...)` with these flags, as the command line does; gives the exit status."""
+    saved = {name: flags.FLAGS[name].default for name in ("dataset", "manual_dir", "data_dir", "variant")}
+    saved |= {"download": False, "check": False}
+
+    def with_flags(**values):
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS(["prepare"], known_only=True)
+        for name, value in (saved | values).items():
+            setattr(flags.FLAGS, name, value if isinstance(value, bool | None) else str(value))
+        try:
+            prepare.main(["prepare"])
+        except SystemExit as stop:
+            return stop.code
+        return 0
+
+    yield with_flags
+    for name, value in saved.items():
+        setattr(flags.FLAGS, name, value)
+
+
+def errors(captured):
+    return [line for line in captured.err.splitlines() if line.startswith("error: ")]
+
+
+def examples(count, *, start=0, landmarks=5):
+    """Sound examples; each image differs from the others."""
+    return [
+        {"image": np.full((136, 136, 3), start + i, np.uint8), "landmarks": np.full((landmarks, 2), 60.0, np.float32)}
+        for i in range(count)
+    ]
+
+
+# --- what is verified
+
+
+def test_sound_splits_have_no_problems():
+    splits = {"train": examples(7), "test": examples(3, start=100)}
+    assert prepare.verify(splits, landmarks=5, missing_allowed=False) == ({"train": 7, "test": 3}, [], [])
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"image": np.zeros((136, 135, 3), np.uint8)}, "is uint8[136, 135, 3], expected uint8[136, 136, 3]"),
+        ({"image": np.zeros((136, 136, 3), np.float32)}, "is float32[136, 136, 3], expected uint8[136, 136, 3]"),
+        ({"landmarks": np.zeros((4, 2))}, "has landmarks [4, 2], expected [5, 2]"),
+        ({"landmarks": np.full((5, 2), np.nan)}, "has landmarks that are not finite"),
+        ({"landmarks": np.full((5, 2), -np.inf)}, "has landmarks that are not finite"),
+    ],
+)
+def test_every_kind_of_problem_is_found(change, problem):
+    splits = {"train": examples(7), "test": examples(3, start=100)}
+    splits["test"][1] |= change
+    found = prepare.verify(splits, landmarks=5, missing_allowed=False)
+    assert found.problems == [f"test image 1 {problem}"]
+    assert found.images == {"train": 7, "test": 2}
+
+
+def test_missing_landmarks_are_allowed_in_folders_but_not_infinite_ones():
+    splits = {"train": examples(2)}
+    splits["train"][0]["landmarks"][3] = np.nan
+    assert prepare.verify(splits, landmarks=5, missing_allowed=True).problems == []
+    splits["train"][1]["landmarks"][3, 1] = np.inf
+    assert len(prepare.verify(splits, landmarks=5, missing_allowed=True).problems) == 1
+
+
+def test_an_image_in_two_splits_is_found_and_one_twice_in_a_split_is_not():
+    splits = {"train": examples(4), "validation": examples(2, start=50), "test": examples(3, start=100)}
+    splits["train"].append(splits["train"][0])
+    splits["test"][2] = splits["validation"][1]
+    found = prepare.verify(splits, landmarks=5, missing_allowed=False)
+    assert (found.problems, found.shared) == ([], ["test image 2 is also validation image 1"])
+
+
+def test_an_example_that_cannot_be_decoded_is_found():
+    class Broken(list):
+        def __getitem__(self, index):
+            if index == 2:
+                raise OSError("broken data stream")
+            return super().__getitem__(index)
+
+    found = prepare.verify({"train": Broken(examples(4))}, landmarks=5, missing_allowed=False)
+    assert found == ({"train": 3}, ["train image 2 cannot be decoded (broken data stream)"], [])
+
+
+# --- the command line
+
+
+def test_as_a_command_it_ends_with_one_line_and_status_1(tmp_path):
+    command = [sys.executable, "-m", "scemae_jax.prepare", "--dataset", "mafl", "--check", "--data_dir", tmp_path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"error: mafl/1.0.0 is not prepared in {tmp_path}/mafl/1.0.0: leave out --check\n"
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_official_datasets_are_prepared_and_verified(name, manual, run, tmp_path, capsys):
+    assert run(dataset=name, check=True, data_dir=tmp_path) == 1
+    version = sources.OFFICIAL[name].VERSION
+    assert f"error: {name}/{version} is not prepared in {tmp_path}" in capsys.readouterr().err
+    assert run(dataset=name, manual_dir=manual, data_dir=tmp_path) == 0
+    assert run(dataset=name, check=True, data_dir=tmp_path) == 0  # no folder is needed now
+    captured = capsys.readouterr()
+    assert not errors(captured)
+    table = {line.split("│")[1].strip(): line.split("│")[2:] for line in captured.out.splitlines() if "│" in line}
+    dataset = sources.dataset_builder(name, data_dir=tmp_path)
+    for split, info in dataset.info.splits.items():
+        count, sound, *_ = (cell.strip() for cell in table[split])
+        assert count == sound == str(info.num_examples)
+
+
+def test_a_split_cut_short_fails_the_check(manual, run, tmp_path, capsys, monkeypatch):
+    """Nothing is known of the images that are gone, but their number is."""
+    assert run(dataset="mafl", manual_dir=manual, data_dir=tmp_path) == 0
+    monkeypatch.setattr(sources.Mafl, "OFFICIAL_COUNTS", {"train": 13, "test": 6})
+    capsys.readouterr()
+    assert run(dataset="mafl", check=True, data_dir=tmp_path) == 1
+    (line,) = errors(capsys.readouterr())
+    assert "mafl: found {'train': 12, 'test': 6} images, officially {'train': 13, 'test': 6}" in line
+    monkeypatch.setattr(sources.Mafl, "OFFICIAL_COUNTS", {"train": 12, "test": 6})
+    assert run(dataset="mafl", check=True, data_dir=tmp_path) == 0
+
+
+def test_a_damaged_file_fails_the_check(manual, run, tmp_path, capsys):
+    assert run(dataset="aflw_r", manual_dir=manual, data_dir=tmp_path) == 0
+    (shard,) = (tmp_path / "aflw_r").rglob("*-test.array_record*")
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 255
+    shard.write_bytes(content)
+    capsys.readouterr()
+    assert run(dataset="aflw_r", check=True, data_dir=tmp_path) == 1
+    lines = errors(capsys.readouterr())
+    assert lines
+    assert all(line.startswith("error: test image ") and "cannot be decoded" in line for line in lines[:5])
+    shard.unlink()
+    assert run(dataset="aflw_r", check=True, data_dir=tmp_path) == 1
+    assert errors(capsys.readouterr())[-1] == "error: and 3 more"  # of the 8
+
+
+def test_an_image_in_two_official_lists_is_a_warning_with_its_place(manual, run, tmp_path, capsys):
+    """The same picture under two names: only its content tells."""
+    tree = shutil.copytree(manual, tmp_path / "manual") / "celeba/Img/img_align_celeba"
+    shutil.copy(tree / "000002.jpg", tree / "000040.jpg")  # of MAFL's training and testing lists
+    assert run(dataset="mafl", manual_dir=tmp_path / "manual", data_dir=tmp_path) == 0
+    captured = capsys.readouterr()
+    assert not errors(captured)
+    count, line = (line for line in captured.err.splitlines() if line.startswith("warning: "))
+    assert count == "warning: mafl: images in two splits: 1"
+    assert "image 5 is also" in line or "image 0 is also" in line
+
+
+def test_an_image_in_two_splits_of_a_folder_is_an_error(run, tmp_path, capsys):
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    for i, grey in enumerate((10, 90, 170, 90)):
+        Image.new("RGB", (50, 60), (grey, grey, grey)).save(folder / f"{i}.png")
+    table = ["file,split,x0,y0", "0.png,train,1,2", "1.png,train,3,4", "2.png,test,5,6", "3.png,test,7,8"]
+    (folder / "landmarks.csv").write_text("\n".join(table) + "\n")
+    assert run(dataset="landmark_folder", manual_dir=folder, data_dir=tmp_path) == 1
+    captured = capsys.readouterr()
+    (line,) = errors(captured)
+    assert "image 1 is also" in line
+    assert "warning: " not in captured.err
+
+
+def test_synthetic_faces_and_folders_work_too(run, tmp_path, capsys, monkeypatch):
+    for split, count in (("train", 3), ("validation", 1), ("test", 2)):
+        monkeypatch.setitem(sources.SyntheticFaces.builder_configs["tiny"].images, split, count)
+    assert run(dataset="synthetic_faces", variant="tiny", data_dir=tmp_path) == 0
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    for i in range(3):
+        Image.new("RGB", (50, 60), (10 * i, 90, 30)).save(folder / f"{i}.png")
+    (folder / "landmarks.csv").write_text("file,x0,y0,x1,y1\n0.png,1,2,3,4\n1.png,5,6,,\n")
+    assert run(dataset="landmark_folder", manual_dir=folder, data_dir=tmp_path) == 0
+    assert run(dataset="landmark_folder", manual_dir=folder, data_dir=tmp_path, check=True) == 0
+    assert not errors(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"dataset": "mafl"}, "mafl is prepared from files: name their folder with --manual_dir"),
+        ({"dataset": "landmark_folder", "check": True}, "landmark_folder is prepared from files: name their folder"),
+        ({"dataset": "landmark_folder", "manual_dir": "/not/there"}, "'/not/there' does not exist"),
+        ({"dataset": "mafl", "manual_dir": "/not/there"}, "/not/there"),
+        ({"dataset": "synthetic_faces", "variant": "huge"}, "no variant 'huge': choose one of default, tiny"),
+        ({"dataset": "synthetic_faces", "download": True}, "nothing to download for synthetic_faces"),
+        ({"dataset": "mafl", "manual_dir": "x", "download": True, "check": True}, "leave out --download"),
+    ],
+)
+def test_what_cannot_be_done_is_said(values, message, run, tmp_path, capsys):
+    assert run(**values, data_dir=tmp_path) == 1
+    (line,) = errors(captured := capsys.readouterr())
+    assert message in line
+    assert "Traceback" not in captured.err
+
+
+def test_training_needs_the_folder_only_until_the_dataset_is_prepared(manual, tmp_path):
+    with pytest.raises(
+        DatasetError, match="aflw_m is prepared from its official files: name their folder with --config"
+    ):
+        miniature_trees.prepare("aflw_m", "", tmp_path)
+    first = miniature_trees.prepare("aflw_m", manual, tmp_path)
+    again = miniature_trees.prepare("aflw_m", "", tmp_path)
+    assert {split: len(found) for split, found in again.items()} == {"train": 14, "validation": 2, "test": 8}
+    np.testing.assert_array_equal(again["test"][3]["image"], first["test"][3]["image"])
+
+
+# --- validation
+
+
+def test_validation_is_a_tenth_by_name_alone():
+    names = [f"person {i}" for i in range(200)]
+    held_out = draw_held_out(names, 0.1, salt="validation")
+    assert len(held_out) == 20
+    assert draw_held_out(reversed(names * 2), 0.1, salt="validation") == held_out
+    assert draw_held_out(names, 0.1, salt="test") != held_out
+    # Lowest hashes: a name leaves only for one that hashes lower still.
+    fewer = draw_held_out([name for name in names if name not in sorted(held_out)[:1]], 0.1, salt="validation")
+    assert held_out - fewer == set(sorted(held_out)[:1])
+    expected = sorted(names, key=lambda name: hashlib.sha256(b"validation\0" + name.encode()).hexdigest())[:20]
+    assert held_out == set(expected)
+
+
+def test_carving_keeps_groups_and_order():
+    faces = [official.AnnotatedFace(str(i), "", np.zeros((5, 2)), i, f"group {i // 3}", CUT) for i in range(90)]
+    splits = official.carve_validation({"train": faces, "test": faces[:2]})
+    assert [len(splits[name]) for name in ("train", "validation", "test")] == [81, 9, 2]
+    groups = [{face.group for face in splits[name]} for name in ("train", "validation")]
+    assert not groups[0] & groups[1]
+    for name in ("train", "validation"):
+        assert [face.subject for face in splits[name]] == sorted(face.subject for face in splits[name])
+
+
+# --- downloading
+
+
+@pytest.fixture
+def served(manual, tmp_path, monkeypatch):
+    """A web server with the archive of AFLW_M, whose SHA-1 is known here, and the paths it was asked for."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    archive = folder / "aflw-mtfl.tar.gz"
+    with tarfile.open(archive, "w:gz") as members:
+        members.add(manual / "data/aflw-mtfl", "data/aflw-mtfl")
+    asked = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            super().do_GET()
+
+        def log_message(self, *args):
+            pass
+
+    handler = functools.partial(Handler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        sha1 = hashlib.sha1(archive.read_bytes()).hexdigest()
+        files = dataclasses.replace(sources.AflwM.FILES, host=f"http://127.0.0.1:{server.server_port}", sha1=sha1)
+        monkeypatch.setattr(sources.AflwM, "FILES", files)
+        yield archive, asked
+        server.shutdown()
+
+
+def test_the_archive_is_fetched_once_and_only_if_asked_for(served, run, tmp_path):
+    _, asked = served
+    manual_dir = tmp_path / "new" / "manual"
+    assert run(dataset="aflw_m", manual_dir=manual_dir, data_dir=tmp_path) == 1
+    assert not asked
+    assert run(dataset="aflw_m", manual_dir=manual_dir, data_dir=tmp_path, download=True) == 0
+    assert asked == ["/aflw-mtfl.tar.gz"]
+    assert sorted(path.name for path in manual_dir.iterdir()) == ["aflw-mtfl", "aflw-mtfl.tar.gz"]
+    for again in (tmp_path, tmp_path / "other"):  # prepared; and not, but the tree is there
+        assert run(dataset="aflw_m", manual_dir=manual_dir, data_dir=again, download=True) == 0
+    assert len(asked) == 1
+
+
+def test_a_download_that_is_not_what_it_should_be_is_not_used(served, run, tmp_path, capsys):
+    archive, _ = served
+    archive.write_bytes(b"hello")
+    assert run(dataset="aflw_m", manual_dir=tmp_path / "manual", data_dir=tmp_path, download=True) == 1
+    (line,) = errors(capsys.readouterr())
+    assert f"has SHA-1 {hashlib.sha1(b'hello').hexdigest()}, expected" in line
+    assert [path.name for path in (tmp_path / "manual").iterdir()] == ["aflw-mtfl.tar.gz.partial"]
+
+
+def test_a_download_that_ends_early_is_an_error(served, tmp_path, monkeypatch):
+    archive, _ = served
+    size = archive.stat().st_size
+
+    def cut_short(self, source, target):
+        target.write(source.read(1000))
+
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "copyfile", cut_short)
+    with pytest.raises(DatasetError, match=rf"aflw-mtfl\.tar\.gz ended after 1000 of {size} bytes"):
+        sources.AflwM.FILES.download(tmp_path / "manual")
+    assert [path.name for path in (tmp_path / "manual").iterdir()] == ["aflw-mtfl.tar.gz.partial"]
+
+
+def test_an_archive_that_is_not_there_is_said(served, tmp_path):
+    archive, _ = served
+    archive.unlink()
+    with pytest.raises(DatasetError, match=r"/aflw-mtfl\.tar\.gz cannot be downloaded to .*404"):
+        sources.AflwM.FILES.download(tmp_path / "manual")
+
+
+def test_the_addresses_and_sums_of_prior_work():
+    host = "https://www.robots.ox.ac.uk/~vgg/research/DVE/data/datasets/"
+    known = {
+        "celeba_landmarks": ("celeba.tar.gz", "f6872ab0f2df8e5843abe99dc6d6100dd4fea29f"),
+        "mafl": ("celeba.tar.gz", "f6872ab0f2df8e5843abe99dc6d6100dd4fea29f"),
+        "aflw_m": ("aflw-mtfl.tar.gz", None),
+        "aflw_r": ("aflw-recrop.tar.gz", "939fdce0e6262a14159832c71d4f84a9d516de5e"),
+        "three_hundred_w": ("300w.tar.gz", "885b09159c61fa29998437747d589c65cfc4ccd3"),
+    }
+    assert {name: (b.FILES.url, b.FILES.sha1) for name, b in sources.OFFICIAL.items()} == {
+        name: (host + archive, sha1) for name, (archive, sha1) in known.items()
+    }
+    for name, builder in sources.OFFICIAL.items():
+        assert issubclass(builder, tfds.core.GeneratorBasedBuilder)
+        assert builder.name == name
