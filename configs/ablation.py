@@ -10,7 +10,7 @@ hour on a GPU. Not run yet.
 
 import ml_collections
 
-from scemae_jax.config import default, paper_network
+from scemae_jax.systems.sce_mae.settings import default, paper_network
 
 
 def get_config(size: str = "s8") -> ml_collections.ConfigDict:

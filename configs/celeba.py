@@ -9,7 +9,7 @@ it as the paper does (configs/evaluation.py, configs/ablation.py). Not run yet.
 
 import ml_collections
 
-from scemae_jax.config import default, paper_network
+from scemae_jax.systems.sce_mae.settings import default, paper_network
 
 
 def get_config(size: str = "s8") -> ml_collections.ConfigDict:

@@ -14,7 +14,7 @@ An estimated half hour to 4 hours on a GPU each. Not run yet.
 
 import ml_collections
 
-from scemae_jax.config import default, paper_network
+from scemae_jax.systems.sce_mae.settings import default, paper_network
 
 STAGES = {
     "mafl": ("match", "detect"),

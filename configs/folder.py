@@ -10,7 +10,7 @@ them.
 
 import ml_collections
 
-from scemae_jax.config import default, small_network
+from scemae_jax.systems.sce_mae.settings import default, small_network
 
 
 def get_config(size: str = "full") -> ml_collections.ConfigDict:

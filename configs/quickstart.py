@@ -8,7 +8,7 @@ scemae_jax/pretrained): from random weights so short a run learns little but whe
 
 import ml_collections
 
-from scemae_jax.config import default, small_network
+from scemae_jax.systems.sce_mae.settings import default, small_network
 
 
 def get_config(start: str = "pretrained") -> ml_collections.ConfigDict:

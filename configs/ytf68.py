@@ -7,7 +7,7 @@
 
 import ml_collections
 
-from scemae_jax.config import default, small_network
+from scemae_jax.systems.sce_mae.settings import default, small_network
 
 
 def get_config(size: str = "tiny") -> ml_collections.ConfigDict:

@@ -64,7 +64,7 @@ train() { # workdir, seconds, further arguments; returns the exit status of the 
 
 # One step of stages 1 and 2 as the config has them, on noise: what this GPU cannot run shows itself in a minute.
 first_step() {
-  "$python" -m scemae_jax.training.first_step --config "$config:$size" --config.data.root="$data" "$@" &
+  "$python" -m scemae_jax.first_step --config "$config:$size" --config.data.root="$data" "$@" &
   running=$! # so that a signal ends it
   local ended=0
   wait "$running" || ended=$?

@@ -42,6 +42,7 @@ from scemae_jax import config as configuration
 from scemae_jax.model import WINDOW, Architecture, Model
 from scemae_jax.model_file import load, save_model
 from scemae_jax.models import vit
+from scemae_jax.systems.sce_mae import settings
 
 Dialect = Literal["mae", "timm", "huggingface"]
 
@@ -252,7 +253,7 @@ def _check_asked(asked: str | None, there: str, here: str) -> None:
 
 
 def _architecture(encoder: str, positions: vit.Positions, decoder: Mapping[str, int]) -> Architecture:
-    config = configuration.default()
+    config = settings.default()
     config.data.normalisation = "imagenet"
     config.model.update({"encoder": encoder, "positions": positions, **decoder})
     return configuration.architecture(config)

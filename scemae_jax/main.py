@@ -24,16 +24,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 from absl import app, flags, logging
-from clu import parameter_overview
 from ml_collections import config_flags
 
-from scemae_jax import config as configuration
+from scemae_jax import experiment
 from scemae_jax.allocator import restart_keeping_freed_memory
 from scemae_jax.data.images import DatasetError
-from scemae_jax.report.table import LEFT_OUT, counts_by_split, print_results
-from scemae_jax.systems.sce_mae import pretrain, refine, stages
+from scemae_jax.experiment import Experiment
+from scemae_jax.report.table import print_results
+from scemae_jax.systems import system_of
 from scemae_jax.training import loop, processes
 
 STOPPED_EARLY, PREEMPTED = 75, 85
@@ -53,31 +52,16 @@ NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "How many processes the
 PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Which of them this is, from 0; with --coordinator.")
 
 
-def dry_run(experiment: stages.Experiment) -> None:
+def dry_run(run: Experiment) -> None:
     """Prints what the run would do; of several processes the first does."""
-    stages.check_batches(experiment)
-    config, architecture, num_images = experiment.config, experiment.architecture, experiment.num_images
+    experiment.check_batches(run)
+    if jax.process_count() > 1:
+        run.prepare_data()
     if not processes.is_first():
         return
-    params = pretrain.initial_params(architecture, config.seed)
-    params |= {"projector": refine.initial_projector(architecture, config.seed)}
-    print(parameter_overview.get_parameter_overview(params, include_stats=False))
-    print(f"images for stages 1 and 2: {num_images}")
-    if experiment.left_out:
-        print(f"{LEFT_OUT}: {counts_by_split(experiment.left_out)}")
-    for name in ("pretrain", "refine"):
-        if name not in config.stages:
-            continue
-        stage = config[name]
-        batch = jnp.stack([experiment.unlabelled_images[0][0][0]["image"]] * stage.batch_size)
-        views, _ = jax.eval_shape(lambda b, a=stage.augment: pretrain.random_views(jax.random.key(0), b, a), batch)
-        steps = configuration.num_steps(stage, num_images)
-        print(
-            f"{name}: batch {batch.dtype}{list(batch.shape)} -> views {views.dtype}{list(views.shape)}, {steps} steps, "
-            f"{steps * stage.batch_size:,} images seen"
-        )
-    axes = ", ".join(f"{name}={size}" for name, size in experiment.mesh.shape.items())
-    print(f"stages: {', '.join(config.stages)}; devices: {jax.device_count()} {jax.default_backend()} ({axes})")
+    run.system.describe(run)
+    axes = ", ".join(f"{name}={size}" for name, size in run.mesh.shape.items())
+    print(f"stages: {', '.join(run.config.stages)}; devices: {jax.device_count()} {jax.default_backend()} ({axes})")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -85,16 +69,16 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"not understood: {' '.join(argv[1:])}; fields of the config are set with --config.a.b=v")
     stop_at = None if STOP_AFTER.value is None else time.monotonic() + 60 * STOP_AFTER.value
     assert WORKDIR.value is not None  # `run` marks it as required
-    experiment = stages.Experiment(CONFIG.value, Path(WORKDIR.value), stop_at)
     try:
+        run = system_of(CONFIG.value).open(CONFIG.value, Path(WORKDIR.value), stop_at)
         if DISTRIBUTED.value or COORDINATOR.value:
             processes.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
         processes.handle_sigterm()
-        configuration.check(experiment.config)
+        run.system.check_config(run.config)
         if DRY_RUN.value:
-            dry_run(experiment)
+            dry_run(run)
         else:
-            results = stages.run_all(experiment)
+            results = experiment.run(run)
             if processes.is_first():
                 print_results(results)
     except processes.OutOfTime as stopped:

@@ -37,13 +37,18 @@ from absl import app, flags, logging
 from matplotlib.figure import Figure
 
 from scemae_jax import config as configuration
+from scemae_jax import experiment
 from scemae_jax.allocator import restart_keeping_freed_memory
-from scemae_jax.config import Config
+from scemae_jax.config import Config, leaves
+from scemae_jax.experiment import read_results
 from scemae_jax.main import CONFIG, COORDINATOR, DISTRIBUTED, DRY_RUN, PREEMPTED, STOP_AFTER, STOPPED_EARLY, WORKDIR
 from scemae_jax.model_file import save_model
 from scemae_jax.report import figures
 from scemae_jax.report.table import matching_forms, pairs_of
-from scemae_jax.systems.sce_mae import stages
+from scemae_jax.systems import system_of
+from scemae_jax.systems.sce_mae import settings
+from scemae_jax.systems.sce_mae.networks import SceMae
+from scemae_jax.systems.sce_mae.stages import MEASURED, SYSTEM
 from scemae_jax.training import processes
 
 SWEEP = flags.DEFINE_string("sweep", None, "The points to run: a file in configs/sweeps/.")
@@ -100,7 +105,7 @@ class Run:
         there = json.loads(path.read_text()) if path.exists() else {}
         if configuration.differences(there, configuration.plain(self.config)):
             return {}
-        return stages.read_results(self.workdir)
+        return read_results(self.workdir)
 
     @property
     def finished(self) -> bool:
@@ -155,7 +160,7 @@ def plan(config: Config, sweep: Sweep, workdir: Path) -> list[Run]:
 
 def _changed(config: Config, point: str, fields: Mapping[str, Any]) -> Config:
     changed = config.copy_and_resolve_references()
-    known = leaves(changed.to_dict())
+    known = dict(leaves(changed.to_dict()))
     for field, value in fields.items():
         if field not in known:
             raise ValueError(f"point {point!r} sets {field!r}, which the config does not have")
@@ -168,7 +173,7 @@ def _changed(config: Config, point: str, fields: Mapping[str, Any]) -> Config:
 
 def stage1_config(config: Config) -> Config:
     """The experiment of stage 1 alone: equal for configs that agree in what stage 1 depends on."""
-    shared = configuration.default()
+    shared = settings.default()
     for name in STAGE1:
         shared[name] = config[name]
     for name in STAGE1_NETWORK:
@@ -202,7 +207,7 @@ def run_sweep(config: Config, sweep: Sweep, workdir: Path, stop_at: float | None
         try:
             if stop_at is not None and time.monotonic() > stop_at and not run.finished:
                 raise processes.OutOfTime(f"stopped before {name}; run the same command to go on")
-            configuration.check(run.config)
+            system_of(run.config).check_config(run.config)
             if run.stage1:
                 if run.stage1_workdir in broken:
                     raise broken[run.stage1_workdir]
@@ -211,7 +216,7 @@ def run_sweep(config: Config, sweep: Sweep, workdir: Path, stop_at: float | None
                 except Exception as error:
                     broken[run.stage1_workdir] = error
                     raise
-            stages.run_all(stages.Experiment(run.config, run.workdir, stop_at))
+            experiment.run(system_of(run.config).open(run.config, run.workdir, stop_at))
         except (processes.OutOfTime, processes.Interrupted):
             raise
         except Exception as error:  # whatever it is, the other points may do
@@ -225,18 +230,18 @@ def run_sweep(config: Config, sweep: Sweep, workdir: Path, stop_at: float | None
 
 def _train_stage1(config: Config, workdir: Path, stop_at: float | None) -> None:
     """Trains a backbone that several points start from, and leaves it, with its decoder, as backbone.msgpack."""
-    experiment, path = stages.Experiment(config, workdir, stop_at), workdir / "backbone.msgpack"
+    first, path = SceMae(config, workdir, SYSTEM, stop_at), workdir / "backbone.msgpack"
     if path.exists():
-        stages.check_init(experiment, stages.read_results(workdir))
+        experiment.check_init(first, first.results())
         return
-    results = stages.run_all(experiment)
+    results = experiment.run(first)
     provenance = {
         "config_hash": results["config_hash"],
         "dataset": config.data.dataset,
         "init": config.init,
         "images_seen": results["pretrain"]["images_seen"],
     }
-    save_model(dataclasses.replace(experiment.mae(), provenance=provenance), path)
+    save_model(dataclasses.replace(first.mae(), provenance=provenance), path)
 
 
 def write_tables(runs: Sequence[Run], sweep: Sweep, workdir: Path, failures: Mapping[str, str]) -> None:
@@ -260,10 +265,10 @@ def _csv(runs: Sequence[Run], sweep: Sweep, workdir: Path, failures: Mapping[str
     fields = list(dict.fromkeys(field for changed in sweep.points.values() for field in changed))
     rows = []
     for run in runs:
-        values, results = leaves(run.config.to_dict()), run.results
+        values, results = dict(leaves(run.config.to_dict())), run.results
         row = {"point": run.point, "seed": run.seed} | {field: values[field] for field in fields}
-        for stage in ("refine", *stages.EVALUATION):
-            found = leaves(results.get(stage, {}), f"{stage}.")
+        for stage in ("refine", *MEASURED):
+            found = dict(leaves(results.get(stage, {}), f"{stage}."))
             row |= {path: number for path, number in found.items() if isinstance(number, (int, float))}
         row["error"] = failures.get(str(run.workdir.relative_to(workdir)), "")
         rows.append(row)
@@ -273,14 +278,6 @@ def _csv(runs: Sequence[Run], sweep: Sweep, workdir: Path, failures: Mapping[str
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def leaves(nested: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """The values of nested dicts by their path: `{"features.SCE-MAE.same.error": 1.2}`."""
-    found: dict[str, Any] = {}
-    for name, value in nested.items():
-        found |= leaves(value, f"{path}{name}.") if isinstance(value, Mapping) else {f"{path}{name}": value}
-    return found
 
 
 Measured = dict[str, dict[str, float]]

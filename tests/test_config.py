@@ -12,6 +12,8 @@ from ml_collections import config_flags
 from scemae_jax import config as configuration
 from scemae_jax.models.carb import CARB
 from scemae_jax.ops.density_peaks import density_peaks, density_peaks_of_images
+from scemae_jax.systems.sce_mae import settings
+from scemae_jax.systems.sce_mae.stages import SYSTEM
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -33,7 +35,7 @@ def from_command_line(monkeypatch):
 
 def changed(**fields):
     """The default config with `section__field=value`."""
-    config = configuration.default()
+    config = settings.default()
     with config.unlocked():
         config.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
     return config
@@ -83,7 +85,7 @@ def test_configs_describe_networks_that_can_be_built(name, variant):
     spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
     spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
     config = module.get_config(variant)
-    configuration.check(config)
+    settings.check(config)
     architecture = configuration.architecture(config)
     assert hash(architecture) == hash(configuration.architecture(config))
     patches = (96 // architecture.variant.patch_size) ** 2
@@ -93,12 +95,12 @@ def test_configs_describe_networks_that_can_be_built(name, variant):
 
 
 def test_the_default_is_the_paper():
-    architecture = configuration.architecture(configuration.default())
+    architecture = configuration.architecture(settings.default())
     assert (architecture.encoder, architecture.projection) == ("S/8", 128)
     assert architecture.positions == "sincos"
     assert (architecture.split_layer, architecture.attentive_fraction, architecture.num_clusters) == (3, 0.1, 4)
     assert (architecture.decoder_width, architecture.decoder_depth, architecture.decoder_heads) == (512, 8, 16)
-    stage = configuration.default().pretrain
+    stage = settings.default().pretrain
     assert (stage.batch_size, stage.learning_rate, stage.betas) == (512, 3e-4, (0.9, 0.95))
     assert (stage.weight_decay, stage.epochs, stage.epochs * stage.warmup) == (0.05, 400, 40)
 
@@ -130,14 +132,14 @@ def test_unknown_splits():
     with pytest.raises(
         ValueError, match=r"data\.test_split names \['tset'\]: choose from train, validation, test, unl"
     ):
-        configuration.check(changed(data__test_split="tset"))
+        settings.check(changed(data__test_split="tset"))
     with pytest.raises(ValueError, match=r"config\.data\.train_splits names \['trial'\]"):
-        configuration.check(changed(data__train_splits=("train", "trial")))
+        settings.check(changed(data__train_splits=("train", "trial")))
 
 
 def test_unknown_position_codes():
     with pytest.raises(ValueError, match=r"config\.model\.positions is 'rotary': choose one of sincos, learned"):
-        configuration.check(changed(model__positions="rotary"))
+        settings.check(changed(model__positions="rotary"))
 
 
 def test_normalisation():
@@ -149,18 +151,18 @@ def test_normalisation():
 
 
 def test_stages():
-    for stages in ((), ("match",), ("pretrain", "export"), configuration.STAGES):
-        configuration.check_stages(changed(stages=stages))
+    for stages in ((), ("match",), ("pretrain", "export"), tuple(SYSTEM.by_name)):
+        SYSTEM.check_config(changed(stages=stages))
     with pytest.raises(ValueError, match=r"config\.stages names \['train'\]: choose from pretrain, refine"):
-        configuration.check_stages(changed(stages=("pretrain", "train")))
+        SYSTEM.check_config(changed(stages=("pretrain", "train")))
     for stages in (("refine", "pretrain"), ("match", "match")):
         with pytest.raises(ValueError, match="the order is pretrain, refine, match, detect, few_shot, represent"):
-            configuration.check_stages(changed(stages=stages))
+            SYSTEM.check_config(changed(stages=stages))
 
 
 def test_stages_that_take_long_wait_to_be_named():
-    assert configuration.default().stages == ("pretrain", "refine", "match", "detect", "report", "export")
-    configuration.check_stages(changed(stages=("match", "represent", "report")))
+    assert settings.default().stages == ("pretrain", "refine", "match", "detect", "report", "export")
+    SYSTEM.check_config(changed(stages=("match", "represent", "report")))
 
 
 @pytest.mark.parametrize(
@@ -182,11 +184,11 @@ def test_stages_that_take_long_wait_to_be_named():
 )
 def test_measurements_that_cannot_be_made(fields, message):
     with pytest.raises(ValueError, match=message):
-        configuration.check(changed(**fields))
+        settings.check(changed(**fields))
 
 
 def test_the_hash_changes_with_every_field_but_the_stages():
-    config = configuration.default()
+    config = settings.default()
     assert configuration.config_hash(config) == configuration.config_hash(changed(stages=("match",)))
     variants = [
         config,
@@ -199,17 +201,17 @@ def test_the_hash_changes_with_every_field_but_the_stages():
 
 
 def test_differences():
-    old = configuration.plain(configuration.default())
+    old = configuration.plain(settings.default())
     new = changed(stages=("match",), refine__temperature=0.2, pretrain__augment__crop_scale=(0.5, 0.9))
     lines = configuration.differences(old, configuration.plain(new))
     assert lines == [
         "config.pretrain.augment.crop_scale: [0.3, 0.9] there, [0.5, 0.9] now",
         "config.refine.temperature: 0.1 there, 0.2 now",
     ]
-    assert configuration.differences(old, configuration.plain(configuration.default())) == []
+    assert configuration.differences(old, configuration.plain(settings.default())) == []
     del old["refine"]["temperature"]
     assert "config.refine.temperature: None there, 0.1 now" in configuration.differences(
-        old, configuration.plain(configuration.default())
+        old, configuration.plain(settings.default())
     )
 
 
@@ -222,7 +224,7 @@ def test_steps():
 
 
 def test_the_clusters_density_has_one_default():
-    default = configuration.default().model.density
+    default = settings.default().model.density
     for function in (density_peaks, density_peaks_of_images):
         assert inspect.signature(function).parameters["density"].default == default
     fields = {field.name: field.default for field in dataclasses.fields(CARB)}

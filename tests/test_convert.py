@@ -20,13 +20,12 @@ from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_tensors
 from transformers import ViTConfig, ViTForImageClassification, ViTMAEConfig, ViTMAEForPreTraining
 
-from scemae_jax import config as configuration
 from scemae_jax import convert
 from scemae_jax.convert import from_torch, read_checkpoint, resample_patches, resample_positions, to_torch
 from scemae_jax.model import Head, Model
 from scemae_jax.model_file import load, save_model
 from scemae_jax.models import vit
-from scemae_jax.systems.sce_mae import stages
+from scemae_jax.systems.sce_mae import settings, stages
 
 SMALL = {
     "image_size": 96,
@@ -348,11 +347,11 @@ def experiment(tmp_path, monkeypatch, random_params):
 
     def start(model, **fields):
         save_model(model, tmp_path / "init.msgpack")
-        config = configuration.default()
-        settings = {"encoder": "XXS/16", "decoder_width": 32, "decoder_depth": 2, "decoder_heads": 1} | fields
-        config.model.update(settings)
+        config = settings.default()
+        sizes = {"encoder": "XXS/16", "decoder_width": 32, "decoder_depth": 2, "decoder_heads": 1}
+        config.model.update(sizes | fields)
         config.init = str(tmp_path / "init.msgpack")
-        return stages.Experiment(config, tmp_path / "run")
+        return stages.SYSTEM.open(config, tmp_path / "run")
 
     return start
 

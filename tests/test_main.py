@@ -20,18 +20,19 @@ from sklearn.metrics import silhouette_score
 
 import scemae_jax
 from scemae_jax import config as configuration
-from scemae_jax import main
+from scemae_jax import experiment, main
 from scemae_jax.data.sources import Faces
 from scemae_jax.evaluation import matching
 from scemae_jax.evaluation.representation import Embedded
 from scemae_jax.model_file import save_model
 from scemae_jax.systems.sce_mae import stages
-from scemae_jax.training.checkpoints import restore_params
+from scemae_jax.systems.sce_mae.networks import SceMae
+from scemae_jax.training.checkpoints import newest_step, restore_part
 from scemae_jax.training.metrics import read_metrics
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENT = """
-from scemae_jax.config import default
+from scemae_jax.systems.sce_mae.settings import default
 
 def get_config(size="small"):
     config = default()
@@ -53,6 +54,11 @@ def get_config(size="small"):
     config.report.examples = 2
     return config
 """
+
+
+def restored(directory: Path):
+    """Parameters of the newest checkpoint."""
+    return restore_part(directory, newest_step(directory), "params")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -186,7 +192,7 @@ def test_a_used_workdir_refuses_another_config(finished, config_file):
 
 def test_what_ran_before_is_outdated_by_a_stage_it_builds_on():
     def outdated(finished, wanted):
-        return stages.outdated(finished.split(), wanted.split())
+        return [stage.name for stage in experiment.outdated(stages.SYSTEM.stages, finished.split(), wanted.split())]
 
     assert outdated("pretrain refine match", "pretrain refine match detect report export") == []
     assert outdated("pretrain match report export", "pretrain refine match") == ["match", "report", "export"]
@@ -234,11 +240,11 @@ def test_what_has_been_trained_may_be_evaluated_on_devices_that_its_batch_does_n
 ):
     workdir = tmp_path / "workdir"
     shutil.copytree(finished.workdir, workdir)
-    experiment = stages.Experiment(experiment_config(refine__accumulate=3), workdir)
-    stages.check_batches(experiment)
+    changed = stages.SYSTEM.open(experiment_config(refine__accumulate=3), workdir)
+    experiment.check_batches(changed)
     (workdir / "results.json").unlink()
     with pytest.raises(ValueError, match="or take as many devices as divide it"):
-        stages.check_batches(experiment)
+        experiment.check_batches(changed)
 
 
 def test_a_dry_run_tells_and_trains_nothing(run, experiment_config, tmp_path, capsys):
@@ -269,9 +275,9 @@ def test_killed_and_stopped_and_started_again_a_run_ends_bit_identical(run, expe
     assert not (checkpoints / str(steps)).exists()
 
     assert run(config, workdir, stop_after=0.0) == main.STOPPED_EARLY == 75
-    assert "pretrain" not in stages.read_results(workdir)
+    assert "pretrain" not in experiment.read_results(workdir)
     assert run(config, workdir) == 0
-    whole, cut = (restore_params(folder / "checkpoints" / "pretrain") for folder in (tmp_path / "whole", workdir))
+    whole, cut = (restored(folder / "checkpoints" / "pretrain") for folder in (tmp_path / "whole", workdir))
     jax.tree.map(np.testing.assert_array_equal, cut, whole)
     losses = [[row["loss"] for row in read_metrics(folder)] for folder in (tmp_path / "whole", workdir)]
     assert losses[0][-1] == losses[1][-1]
@@ -375,8 +381,8 @@ def test_unannotated_images_of_test_people_are_left_out_and_counted(run, folder_
     assert (pretrain["images"], pretrain["images_left_out"]) == (6, {"test": 2, "validation": 1})
 
     config.data.unlabelled_splits = ("train", "validation", "unlabeled", "unlabeled_validation")
-    experiment = stages.Experiment(config, tmp_path / "other")
-    assert (experiment.num_images, experiment.left_out) == (6 + 3 + 1, {"test": 2})
+    other = stages.SYSTEM.open(config, tmp_path / "other")
+    assert (other.num_images, other.left_out) == (6 + 3 + 1, {"test": 2})
 
 
 def test_export_needs_no_data(run, folder_config, tmp_path):
@@ -417,10 +423,10 @@ def test_init_starts_from_an_exported_model(run, finished, experiment_config, tm
         return jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), a, b))
 
     config = experiment_config(init=str(exported), seed=1)
-    params = stages.Experiment(config, tmp_path / "none").initial_params()
+    params = stages.SYSTEM.open(config, tmp_path / "none").initial_params()
     assert same(params["encoder"], encoder)
     assert "decoder" in params  # the file has none: random
-    assert not same(stages.Experiment(experiment_config(seed=1), tmp_path).initial_params()["encoder"], encoder)
+    assert not same(stages.SYSTEM.open(experiment_config(seed=1), tmp_path).initial_params()["encoder"], encoder)
 
     refined = experiment_config(init=str(exported), seed=1, stages=("refine", "export"))
     assert run(refined, tmp_path / "workdir") == 0
@@ -461,7 +467,7 @@ def test_matching_over_several_pairings_and_with_clusters(run, finished, experim
         before = finished.results["match"]["features"][name]["different"]["error"]
         assert match["features"][name]["different"]["error"] == pytest.approx(before, abs=1e-4)
 
-    faces = stages.Experiment(config, workdir).faces("test")
+    faces = stages.SYSTEM.open(config, workdir).faces("test")
     pairings = matching.random_pairings(np.arange(6).reshape(3, 2), 2, config.match.warp_seed)
     alone = [matching.match(faces, {"own": None}, pairs=pairs, seed=config.match.warp_seed) for pairs in pairings]
     means = [np.mean(errors["own"].different) for errors in alone]
@@ -477,14 +483,14 @@ def test_matching_says_of_each_form_how_many_queries_were_clamped(experiment_con
     landmarks[2, 5] = [60, 130]
     landmarks[1, 30] = [4, 60]  # image 1 holds truths only
     faces = Faces(images=np.zeros((4, 136, 136, 3), np.uint8), landmarks=landmarks, subjects=np.arange(4))
-    monkeypatch.setattr(stages.Experiment, "faces", lambda self, split: faces)
-    monkeypatch.setattr(stages.Experiment, "some_unlabelled_faces", lambda self: faces)
-    monkeypatch.setattr(stages, "measured_networks", lambda experiment, baselines: {})
+    monkeypatch.setattr(SceMae, "faces", lambda self, split: faces)
+    monkeypatch.setattr(SceMae, "some_unlabelled_faces", lambda self: faces)
+    monkeypatch.setattr(SceMae, "measured_networks", lambda self, baselines: {})
     monkeypatch.setattr(
         matching, "warped_views", lambda keys, images, points: matching.Views(images, images, points, points)
     )
     config = experiment_config(match__baselines=False, match__random_pairings=1)
-    match = stages.run_match(stages.Experiment(config, tmp_path))
+    match = stages.run_match(stages.SYSTEM.open(config, tmp_path))
     assert (match["pairs"], match["landmarks"], match["clamped_queries"]) == (2, 5, 1)
     assert (match["all_landmarks"]["landmarks"], match["all_landmarks"]["clamped_queries"]) == (68, 3)
     # Pixels from the clamped query to the truth: 16 of nose tip and jaw, 15 of landmark 5 in image 2; 0 of the others.
@@ -560,7 +566,7 @@ def test_few_annotations_are_measured_where_that_is_asked_for(run, finished, exp
     # A run that was cut off among its draws: other settings are refused, another network begins anew.
     path = tmp_path / "begun" / stages.FEW_SHOT_ROWS
     begun = experiment_config(init=exported, stages=("few_shot",))
-    stages.claim_workdir(stages.Experiment(begun, path.parent))
+    experiment.claim_workdir(stages.SYSTEM.open(begun, path.parent))
     path.write_text(rows.splitlines(keepends=True)[0])
     other = experiment_config(init=exported, stages=("few_shot",), few_shot__gain=3.0)
     assert run(other, path.parent) == 1

@@ -16,10 +16,10 @@ from PIL import Image
 from test_main import EXPERIMENT, ROOT, compiled  # noqa: F401 (compiled is a fixture for the whole file)
 
 from scemae_jax import config as configuration
+from scemae_jax import experiment, sweep
 from scemae_jax.model_file import load
-from scemae_jax.systems.sce_mae import stages, sweep
+from scemae_jax.systems.sce_mae import stages
 from scemae_jax.training import processes
-from scemae_jax.training.checkpoints import restore_params
 from scemae_jax.training.metrics import read_metrics
 
 SWEEPS = sorted((ROOT / "configs" / "sweeps").glob("*.py"))
@@ -31,9 +31,15 @@ And one that cannot be.
 SEEDS = (0, 1)
 
 
+
 def get_sweep():
     return {"the config": {}, "cold": {"refine.temperature": 0.05}, "impossible": {"model.split_layer": 9}}
 '''
+
+
+def restored(directory: Path):
+    """Parameters of the newest checkpoint."""
+    return restore_part(directory, newest_step(directory), "params")
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +128,8 @@ def test_points_share_a_stage_1_for_each_seed(done):
 def test_the_shared_backbone_is_that_of_an_ordinary_run(done, tiny_config, tmp_path):
     workdir, _ = done
     config = tiny_config(stages=("pretrain",))
-    stages.run_all(stages.Experiment(config, tmp_path))
-    ordinary = restore_params(tmp_path / "checkpoints" / "pretrain")
+    experiment.run(stages.SYSTEM.open(config, tmp_path))
+    ordinary = restored(tmp_path / "checkpoints" / "pretrain")
     run = sweep.plan(tiny_config(), sweep.load_sweep(workdir.parent / "sweep.py"), workdir)[0]
     shared = load(run.config.init)
     jax.tree.map(np.testing.assert_array_equal, shared.params, ordinary)  # encoder and decoder
@@ -208,8 +214,8 @@ def write_run(run: sweep.Run, mae: float, sce: float, again: dict[str, list[floa
         match |= {"random_pairings": pairings[0], "all_landmarks": all_landmarks}
     detect = {"5": {"images": 7, "unit": "%", "methods": {"mean shape": {"error": 30.0}, "SCE-MAE": {"error": sce}}}}
     run.workdir.mkdir(parents=True)
-    stages.write_json(run.workdir / "config.json", configuration.plain(run.config))
-    stages.write_json(run.workdir / "results.json", {"match": match, "detect": detect})
+    experiment.write_json(run.workdir / "config.json", configuration.plain(run.config))
+    experiment.write_json(run.workdir / "results.json", {"match": match, "detect": detect})
 
 
 def test_a_comparison_stands_once_unless_it_depends_on_the_point(tiny_config, tmp_path):
@@ -367,7 +373,7 @@ def test_a_sweep_that_was_cut_off_goes_on(tiny_config, tmp_path):
     assert [row["step"] for row in read_metrics(shared)] == [1, 2, 4]  # it went on from step 1
     with (tmp_path / "sweep.csv").open(newline="") as file:
         losses = {row["point"]: float(row["refine.loss"]) for row in csv.DictReader(file)}
-    assert losses == {point: stages.read_results(tmp_path / point)["refine"]["loss"] for point in points.points}
+    assert losses == {point: experiment.read_results(tmp_path / point)["refine"]["loss"] for point in points.points}
 
 
 def test_what_the_command_would_run_and_its_exit_status_without_time(
@@ -467,6 +473,6 @@ def test_the_sweeps_that_come_with_the_project_fit_small_and_large_networks(path
     runs = sweep.plan(scope["get_config"](size), points, tmp_path)
     assert len(runs) == len(points.points) * max(1, len(points.seeds))
     for run in runs:
-        configuration.check(run.config)
+        stages.SYSTEM.check_config(run.config)
     assert len({configuration.config_hash(run.config) for run in runs}) == len(runs)
     assert len({run.stage1_workdir for run in runs}) == max(1, len(points.seeds))

@@ -14,7 +14,6 @@ import tensorflow_datasets as tfds
 from jaxtyping import Float, Int, UInt8
 from tensorflow_datasets.core import constants
 
-from scemae_jax.config import Config
 from scemae_jax.data.datasets.aflw_m import AflwM
 from scemae_jax.data.datasets.aflw_r import AflwR
 from scemae_jax.data.datasets.celeba_landmarks import CelebaLandmarks
@@ -121,7 +120,7 @@ def prepare(builder: tfds.core.DatasetBuilder, root: str) -> None:
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=manual_dir))
 
 
-def open_dataset(config: Config, dataset: str | None = None) -> tfds.core.DatasetBuilder:
+def open_dataset(config: Any, dataset: str | None = None) -> tfds.core.DatasetBuilder:
     """The prepared TFDS builder of `config.dataset` (prepared now, unless that was done before).
 
     Args:
@@ -185,7 +184,7 @@ def read_faces(builder: tfds.core.DatasetBuilder, splits: Sequence[str], limit: 
     )
 
 
-def unlabelled_images(config: Config, dataset: tfds.core.DatasetBuilder) -> tuple[list[ImagesOnDisk], list[float]]:
+def unlabelled_images(config: Any, dataset: tfds.core.DatasetBuilder) -> tuple[list[ImagesOnDisk], list[float]]:
     """What self-supervised training draws images from, with each source's share.
 
     `config.unlabelled_splits` of `dataset`; synthetic faces take `config.synthetic_share` of the stream.

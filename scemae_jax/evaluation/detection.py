@@ -13,11 +13,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Key, Num
 
-from scemae_jax.config import Config, default
+from scemae_jax.config import Config
 from scemae_jax.data import augment, pipeline
 from scemae_jax.model import IMAGE_SIZE, WINDOW, Head, Model, as_square_images, placement
 from scemae_jax.ops.ridge import ridge
 from scemae_jax.ops.tps import ThinPlateWarp
+from scemae_jax.systems.sce_mae.settings import default
 from scemae_jax.training import loop, optimizer, sharding
 from scemae_jax.training.feed import Input
 
@@ -223,9 +224,10 @@ def fit_head(
         found = frozen.dense_features(constants["images"][index], *read)
         return jax.lax.stop_gradient(found)
 
-    def loss(params: Any, constants: Any, batch: dict[str, Array], _: Array) -> tuple[Array, dict[str, Array]]:
-        predicted = cast(Array, network.apply({"params": params}, features(constants, batch["number"])))
-        error = optax.huber_loss(LOSS_SCALE * predicted, LOSS_SCALE * constants["targets"][batch["number"]])
+    def loss(params: Any, fixed: loop.Fixed, batch: loop.Batch, _: Array) -> tuple[Array, dict[str, Array]]:
+        numbers = batch["annotated"]["number"]
+        predicted = cast(Array, network.apply({"params": params}, features(fixed.constants, numbers)))
+        error = optax.huber_loss(LOSS_SCALE * predicted, LOSS_SCALE * fixed.constants["targets"][numbers])
         return error.mean(), {}
 
     batch_size = min(settings.batch_size, number)
@@ -240,7 +242,7 @@ def fit_head(
         outputs=(),
         params=jax.jit(network.init)(jax.random.key(seed), one)["params"],
         constants=constants,
-        input=Input(batches=pipeline.Batches(order), batch_size=batch_size),
+        inputs={"annotated": Input(batches=pipeline.Batches(order), batch_size=batch_size)},
         optimizer=optimizer.adam_l2(settings, cosine),
         schedule=optimizer.learning_rate(settings, cosine),
         steps=steps,
@@ -248,8 +250,8 @@ def fit_head(
         checkpoint_every=settings.checkpoint_every,
         seed=seed,
     )
-    params = loop.fit(task, workdir=workdir, mesh=mesh, stop_at=stop_at)
-    return dataclasses.replace(head, params=jax.device_get(params))
+    trained = loop.fit(task, workdir=workdir, mesh=mesh, stop_at=stop_at)
+    return dataclasses.replace(head, params=jax.device_get(trained.params))
 
 
 def fit_detector(

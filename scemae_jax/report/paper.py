@@ -23,13 +23,13 @@ from absl import app, flags
 from rich.console import Console
 from rich.table import Table
 
-from scemae_jax.config import PAPER_ENCODERS
 from scemae_jax.data import sources
 from scemae_jax.models import vit
 from scemae_jax.report import published
 from scemae_jax.report.published import Error, Published, Row
 from scemae_jax.report.table import pairs_of
 from scemae_jax.systems.sce_mae.few_annotations import features_and_head, method_name
+from scemae_jax.systems.sce_mae.settings import PAPER_ENCODERS
 
 RUNS = flags.DEFINE_string("runs", None, "Folder of the runs; the tables are written there.")
 BACKBONE = flags.DEFINE_enum("backbone", "s8", list(published.NAMES), "Whose rows are shown, even if it was not run.")

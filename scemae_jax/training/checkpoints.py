@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +55,10 @@ def _processes(mesh: Mesh | None) -> set[int]:
     return {jax.process_index()} if mesh is None else {device.process_index for device in mesh.devices.flat}
 
 
-def _manager(directory: Path, mesh: Mesh | None, **options: Any) -> ocp.CheckpointManager:
+def _manager(
+    directory: Path, mesh: Mesh | None, state: Any = ocp.StandardCheckpointHandler, **options: Any
+) -> ocp.CheckpointManager:
+    """`state` is the handler of the state: the standard one restores it whole, that of PyTrees parts of it."""
     processes = _processes(mesh)
     directory.mkdir(parents=True, exist_ok=True)
     among = ocp.options.MultiprocessingOptions()
@@ -66,25 +69,26 @@ def _manager(directory: Path, mesh: Mesh | None, **options: Any) -> ocp.Checkpoi
         )
     return ocp.CheckpointManager(
         directory.absolute(),
-        item_handlers={"state": ocp.StandardCheckpointHandler(), "data_position": ocp.JsonCheckpointHandler()},
+        item_handlers={"state": state(), "data_position": ocp.JsonCheckpointHandler()},
         options=ocp.CheckpointManagerOptions(create=False, multiprocessing_options=among, **options),
     )
 
 
-def restore_params(directory: Path) -> Any:
-    """Parameters of a finished stage, from its newest checkpoint, on this process's first device.
-
-    Raises:
-      FileNotFoundError: there is no checkpoint.
-    """
+def newest_step(directory: Path) -> int | None:
+    """Step of the newest complete checkpoint in a directory; None where there is none."""
     if not directory.is_dir():
-        raise FileNotFoundError(f"no checkpoint in {directory}: run the stage that trains it first")
-    here = SingleDeviceSharding(jax.local_devices()[0])
+        return None
     with _manager(directory, None) as manager:
-        step = manager.latest_step()
-        if step is None:
-            raise FileNotFoundError(f"no checkpoint in {directory}: run the stage that trains it first")
-        written = manager.item_metadata(step)["state"]
-        abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), written)
-        restored = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))
-    return restored["state"]["params"]
+        return manager.latest_step()
+
+
+def restore_part(directory: Path, step: int, part: str) -> Any:
+    """One part of a checkpoint's state, "params" or "state", on this process's first device; nothing else is read."""
+    here = SingleDeviceSharding(jax.local_devices()[0])
+    with _manager(directory, None, ocp.PyTreeCheckpointHandler) as manager:
+        written = cast(Any, manager.item_metadata(step))["state"].tree[part]
+        wanted = {part: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), written)}
+        arguments = ocp.args.PyTreeRestore(
+            item=wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
+        )
+        return manager.restore(step, args=ocp.args.Composite(state=arguments))["state"][part]

@@ -46,6 +46,10 @@ class Input:
     replicated: bool = False
     """Whether every process hands over the whole batch (numbers of examples, say) instead of its rows."""
 
+    def draw(self, count: int) -> list[dict[str, np.ndarray]]:
+        """The next batches of the host."""
+        return [next(self.batches) for _ in range(count)]
+
     def put(self, mesh: Mesh, batches: Sequence[dict[str, np.ndarray]]) -> dict[str, Array]:
         """Hands one batch over to the devices, or several, stacked."""
         if len(batches) == 1:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,25 @@ from scemae_jax.training import metrics, processes, sharding
 from scemae_jax.training.checkpoints import Checkpoints
 from scemae_jax.training.feed import Input
 
-LossFn = Callable[[Any, Any, dict[str, Array], Array], tuple[Array, dict[str, Array]]]
+
+class Fixed(NamedTuple):
+    """What a loss reads and no gradient reaches."""
+
+    constants: Any
+    """Nothing changes these: a frozen backbone, say."""
+    state: Any
+    """Changed after each step by `Task.next_state`: prototypes, an average of the weights."""
+
+
+Batch = Mapping[str, dict[str, Array]]
+"""By the input's name, what a step reads from it."""
+LossFn = Callable[[Any, Fixed, Batch, Array], tuple[Array, dict[str, Any]]]
+NextState = Callable[[Any, Any, dict[str, Any]], Any]
+
+
+def same_state(state: Any, params: Any, outputs: dict[str, Any]) -> Any:
+    """The `next_state` of a task whose state does not change, or that has none."""
+    return state
 
 
 class NonFiniteLossError(FloatingPointError):
@@ -34,6 +52,8 @@ class TrainState:
 
     step: Int[Array, ""]
     params: Any
+    state: Any
+    """What no gradient reaches (`Task.state`)."""
     opt_state: Any
     key: UInt32[Array, "..."]
     """Data of the run's random key; step n uses it folded with n."""
@@ -46,15 +66,15 @@ class Task:
     name: str
     """Of the stage: names its checkpoints and its rows of metrics."""
     loss: LossFn
-    """(params, constants, batch, key) -> (loss, outputs to average); traced once."""
+    """(params, fixed, batch, key) -> (loss, outputs); traced once."""
     outputs: tuple[str, ...]
-    """Names of what `loss` returns beside the loss."""
+    """Those outputs of the loss that are scalars to average into the metrics; `next_state` sees all."""
     params: Any
     """Initial parameters."""
     constants: Any
     """Arrays the loss reads and nothing changes: a frozen backbone, say."""
-    input: Input
-    """Where the batches come from."""
+    inputs: Mapping[str, Input]
+    """Where the batches come from, by the names that the loss has for them."""
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     steps: int
@@ -66,10 +86,21 @@ class Task:
     devices' memory. Each part draws random numbers of its own."""
     steps_per_dispatch: int = 1
     """Steps that the devices take for each word of the host: for networks so small that the host is too slow."""
+    state: Any = dataclasses.field(default_factory=dict)
+    """Initial state that no gradient reaches; saved, restored and divided over the devices like parameters."""
+    next_state: NextState = same_state
+    """(state, parameters after the step, outputs of the loss) -> state; traced."""
+
+    @property
+    def batch_size(self) -> int:
+        """Examples of a step, over all inputs."""
+        return sum(source.batch_size for source in self.inputs.values())
 
 
 def make_step(task: Task, mesh: Mesh, rules: sharding.Rules = ()) -> Callable:
     """The training step (state, metrics, constants, resident, batch) -> (state, metrics), to be jitted.
+
+    `resident` and `batch` are by the input's name.
 
     Of several steps' batches, stacked, if the task takes several steps for each dispatch.
     """
@@ -77,22 +108,24 @@ def make_step(task: Task, mesh: Mesh, rules: sharding.Rules = ()) -> Callable:
 
     def step(state: TrainState, seen: Any, constants: Any, resident: Any, batch: Any) -> tuple[TrainState, Any]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        batch = task.input.read(resident, batch)
-        (loss, outputs), gradients = _gradients(task, state.params, constants, batch, key)
+        batch = {name: source.read(resident[name], batch[name]) for name, source in task.inputs.items()}
+        fixed = Fixed(constants, state.state)
+        (loss, outputs), gradients = _gradients(task, state.params, fixed, batch, key)
         gradients = jax.lax.with_sharding_constraint(gradients, sharding.by_rules(mesh, gradients, rules))
         norm = optax.global_norm(gradients)
         updates, opt_state = task.optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        carried = task.next_state(state.state, params, outputs)
         seen = seen.merge(
             gathered.single_from_model_output(
                 loss=loss,
                 gradient_norm=norm,
                 step=state.step + 1,
                 finite=jnp.isfinite(loss + norm),
-                **outputs,
+                **{name: outputs[name] for name in task.outputs},
             )
         )
-        return TrainState(state.step + 1, params, opt_state, state.key), seen
+        return TrainState(state.step + 1, params, carried, opt_state, state.key), seen
 
     return step
 
@@ -122,25 +155,25 @@ def gathered_metrics(task: Task) -> Any:
 
 def initial_state(task: Task) -> TrainState:
     key = jax.random.key_data(jax.random.key(task.seed))
-    return TrainState(jnp.zeros((), jnp.int32), task.params, task.optimizer.init(task.params), key)
+    return TrainState(jnp.zeros((), jnp.int32), task.params, task.state, task.optimizer.init(task.params), key)
 
 
-def _gradients(task: Task, params: Any, constants: Any, batch: Any, key: Array) -> Any:
+def _gradients(task: Task, params: Any, fixed: Fixed, batch: Any, key: Array) -> Any:
     """((loss, outputs), gradients), averaged over the parts of the batch."""
     value_and_grad = jax.value_and_grad(task.loss, has_aux=True)
     if task.accumulate == 1:
-        return value_and_grad(params, constants, batch, key)
+        return value_and_grad(params, fixed, batch, key)
     count = task.accumulate
     # Every count-th row makes a part, so that each device finds its rows of every part among its own.
     parts = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(len(x) // count, count, *x.shape[1:]), 1, 0), batch)
     first = jax.tree.map(lambda x: x[0], parts)
     zeros = jax.tree.map(
-        lambda shape: jnp.zeros(shape.shape, shape.dtype), jax.eval_shape(value_and_grad, params, constants, first, key)
+        lambda shape: jnp.zeros(shape.shape, shape.dtype), jax.eval_shape(value_and_grad, params, fixed, first, key)
     )
 
     def add(total: Any, numbered: tuple[Array, Any]) -> tuple[Any, None]:
         number, part = numbered
-        found = value_and_grad(params, constants, part, jax.random.fold_in(key, number))
+        found = value_and_grad(params, fixed, part, jax.random.fold_in(key, number))
         return jax.tree.map(jnp.add, total, found), None
 
     total, _ = jax.lax.scan(add, zeros, (jnp.arange(count), parts))
@@ -157,8 +190,10 @@ def check_batch(name: str, batch_size: int, accumulate: int, mesh: Mesh) -> None
         )
 
 
-def fit(task: Task, *, workdir: Path, mesh: Mesh, rules: sharding.Rules = (), stop_at: float | None = None) -> Any:
-    """Trains a task to its last step and returns the parameters; continues from the newest checkpoint.
+def fit(
+    task: Task, *, workdir: Path, mesh: Mesh, rules: sharding.Rules = (), stop_at: float | None = None
+) -> TrainState:
+    """Trains a task to its last step and returns its state; continues from the newest checkpoint.
 
     A checkpoint of one mesh goes on on any other.
 
@@ -176,10 +211,12 @@ def fit(task: Task, *, workdir: Path, mesh: Mesh, rules: sharding.Rules = (), st
       Interrupted: SIGTERM came (see `processes.handle_sigterm`); everything so far is saved.
       ValueError: the batch does not divide over devices and parts, or a rule does not fit a parameter.
     """
-    check_batch(task.name, task.input.batch_size, task.accumulate, mesh)
+    for source in task.inputs.values():
+        check_batch(task.name, source.batch_size, task.accumulate, mesh)
     state = initial_state(task)
     state = sharding.place(state, sharding.by_rules(mesh, state, rules))
     constants = sharding.place(task.constants, sharding.replicated(mesh))
+    resident = {name: source.resident for name, source in task.inputs.items()}
     checkpoints = Checkpoints(workdir / "checkpoints" / task.name, mesh)
     part, parts = sharding.process_part(mesh)
     first = checkpoints.latest() or 0
@@ -192,10 +229,11 @@ def fit(task: Task, *, workdir: Path, mesh: Mesh, rules: sharding.Rules = (), st
         )
     if first:
         state, position = checkpoints.restore(first, state)
-        task.input.batches.set_state(position)
+        for name, source in task.inputs.items():
+            source.batches.set_state(position[name])
     if first == task.steps:
         checkpoints.close()
-        return state.params
+        return state
 
     writes = part == 0
     writer = metrics.MetricsWriter(workdir, task.name, resumed_at=first) if writes else None
@@ -214,8 +252,8 @@ def fit(task: Task, *, workdir: Path, mesh: Mesh, rules: sharding.Rules = (), st
             while step < task.steps:
                 count = _steps_to_dispatch(task, step)
                 # The devices have work already: what follows is drawn and handed over meanwhile.
-                batch = task.input.put(mesh, [next(task.input.batches) for _ in range(count)])
-                state, seen = step_fns[count](state, seen, constants, task.input.resident, batch)
+                batch = {name: source.put(mesh, source.draw(count)) for name, source in task.inputs.items()}
+                state, seen = step_fns[count](state, seen, constants, resident, batch)
                 step += count
                 logs = step % task.log_every == 0 or step % task.checkpoint_every == 0 or step == task.steps
                 interrupted = stop.interrupted()
@@ -227,14 +265,15 @@ def fit(task: Task, *, workdir: Path, mesh: Mesh, rules: sharding.Rules = (), st
                     if bad != metrics.NEVER:
                         raise NonFiniteLossError(_advice(task, bad, checkpoints.latest()))
                     now = time.monotonic()
-                    values["images_per_second"] = (step - logged_step) * task.input.batch_size / (now - logged_at)
+                    values["images_per_second"] = (step - logged_step) * task.batch_size / (now - logged_at)
                     if writer:
                         writer.write(step, values)
                     progress.update(step - logged_step)
                     progress.set_postfix_str(f"loss {values['loss']:.4f}, {values['images_per_second']:.0f} images/s")
                     seen, logged_at, logged_step = fresh(), now, step
                 if saves:
-                    checkpoints.save(step, state, task.input.batches.get_state())
+                    position = {name: source.batches.get_state() for name, source in task.inputs.items()}
+                    checkpoints.save(step, state, position)
                 if (interrupted or out_of_time) and step < task.steps:
                     why = f"{task.name} stopped at step {step} of {task.steps}; run the same command to go on"
                     raise processes.Interrupted(why) if interrupted else processes.OutOfTime(why)
@@ -243,8 +282,9 @@ def fit(task: Task, *, workdir: Path, mesh: Mesh, rules: sharding.Rules = (), st
         if writer:
             writer.close()
         checkpoints.close()
-        task.input.batches.close()
-    return state.params
+        for source in task.inputs.values():
+            source.batches.close()
+    return state
 
 
 def _steps_to_dispatch(task: Task, step: int) -> int:

@@ -18,7 +18,7 @@ asked=$*
 case $asked in
   *"jax.devices"*) ${{DEVICES:-echo cuda [CudaDevice(id=0)]}} ;;
   *"${{HANG:-what is never asked}}"*) echo $$ >"$CALLS.pid" && exec /bin/sleep 60 ;;
-  *scemae_jax.training.first_step*) exit "${{FIRST_STEP:-0}}" ;;
+  *scemae_jax.first_step*) exit "${{FIRST_STEP:-0}}" ;;
   *benchmarks*t8.profile*) exit 1 ;;
   *benchmarks*) output=${{asked#*--output }} && touch "${{output%% *}}" ;;
   "- "*) exec {sys.executable} "$@" ;; # a script of its own
@@ -234,9 +234,9 @@ def test_one_step_of_the_very_config_is_taken_before_anything_long(run, smoke):
     assert ended.returncode == 0, ended.stderr
     for size in ("t8", "s8"):
         about = [words for words in calls if f"configs/ytf68.py:{size}" in words]
-        assert [words[1] for words in about[:2]] == ["scemae_jax.training.first_step", "scemae_jax.main"]
+        assert [words[1] for words in about[:2]] == ["scemae_jax.first_step", "scemae_jax.main"]
         first, trains = about[0], about[-1]
-        assert [words[1] for words in about].count("scemae_jax.training.first_step") == 1
+        assert [words[1] for words in about].count("scemae_jax.first_step") == 1
         changed = [word for word in trains if word.startswith("--config.") and "data_dir" not in word]
         assert [word for word in first if word.startswith("--config.")] == [
             word for word in changed if smoke or "pretrain.steps" not in word

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 import scemae_jax
-from scemae_jax.config import default
 from scemae_jax.evaluation import detection
 from scemae_jax.model import Head, Model
+from scemae_jax.systems.sce_mae.settings import default
 
 
 def blobs(points, height: int = 136, width: int = 136, spread: float = 4.0):
@@ -100,7 +100,7 @@ def prepared(monkeypatch, tmp_path):
 
     def prepare(model, images, landmarks, **settings):
         tasks = []
-        monkeypatch.setattr(detection.loop, "fit", lambda task, **_: tasks.append(task) or task.params)
+        monkeypatch.setattr(detection.loop, "fit", lambda task, **_: tasks.append(task) or task)
         fields = default().detect
         fields.update(settings)
         detection.fit_head(model, images, landmarks, fields, seed=0, workdir=tmp_path, name="detect_5")
@@ -126,10 +126,10 @@ def test_mirrored_images_are_learnt_from_with_their_landmarks_renumbered(brightn
 def test_batches_are_no_larger_than_the_data_and_epochs_become_steps(brightness, prepared):
     images, landmarks = np.zeros((6, 136, 136, 3), np.uint8), np.full((6, 5, 2), 60.0)
     task = prepared(brightness, images, landmarks, batch_size=32, epochs=10.0, least_steps=0)
-    assert (task.input.batch_size, task.steps) == (6, 10)
-    assert sorted(next(task.input.batches)["number"]) == [0, 1, 2, 3, 4, 5]
+    assert (task.inputs["annotated"].batch_size, task.steps) == (6, 10)
+    assert sorted(next(task.inputs["annotated"].batches)["number"]) == [0, 1, 2, 3, 4, 5]
     task = prepared(brightness, images, landmarks, batch_size=4, epochs=10.0, least_steps=0)
-    assert (task.input.batch_size, task.steps) == (4, 15)
+    assert (task.inputs["annotated"].batch_size, task.steps) == (4, 15)
     assert (
         prepared(brightness, images, landmarks, batch_size=4, epochs=10.0).steps == default().detect.least_steps == 400
     )

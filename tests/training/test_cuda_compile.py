@@ -48,7 +48,7 @@ found = {}
 
 
 def config_of(size):
-    config = configuration.default()
+    config = settings.default()
     config.dtype = "bfloat16"
     if size == "xxs8":
         config.model.encoder = "XXS/8"

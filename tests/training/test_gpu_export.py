@@ -4,13 +4,13 @@ import jax
 import pytest
 
 from benchmarks import scaling
-from scemae_jax import config as configuration
+from scemae_jax.systems.sce_mae import settings
 from scemae_jax.training import sharding
 
 
 @pytest.mark.parametrize("layers", [{}, {"scan_layers": True, "remat": True}])
 def test_stage_1_trains_with_cudnn_in_every_layer(cudnn_calls, layers):
-    config = configuration.default()
+    config = settings.default()
     config.dtype = "bfloat16"
     config.model.encoder = "XXS/8"
     config.model.decoder_width, config.model.decoder_depth, config.model.decoder_heads = 32, 2, 2

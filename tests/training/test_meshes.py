@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec
 
 import scemae_jax
 from scemae_jax import config as configuration
+from scemae_jax.systems.sce_mae import settings
 from scemae_jax.training import sharding
 
 SHAPES = {"8x1": (8, 1), "4x2": (4, 2), "2x4": (2, 4), "1x8": (1, 8)}
@@ -27,7 +28,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from scemae_jax import config as configuration
-from scemae_jax.systems.sce_mae import pretrain, refine
+from scemae_jax.systems.sce_mae import pretrain, refine, settings
 from scemae_jax.training import feed, loop, sharding
 
 folder, shapes, steps = Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3])
@@ -39,7 +40,7 @@ class Noise:
     def __getitem__(self, index):
         return {"image": self.images[index]}
 
-config = configuration.default()
+config = settings.default()
 config.model.encoder = "XXS/8"
 config.model.decoder_width, config.model.decoder_depth, config.model.decoder_heads = 16, 1, 2
 for stage in (config.pretrain, config.refine):
@@ -59,7 +60,7 @@ def run(name, mesh, stage="pretrain", **settings):
     else:
         projector = refine.initial_projector(architecture, 1)
         task = refine.task(changed, architecture, encoder["encoder"], projector, source, steps)
-    params = loop.fit(task, workdir=folder / name, mesh=mesh, rules=config.mesh.rules)
+    params = loop.fit(task, workdir=folder / name, mesh=mesh, rules=config.mesh.rules).params
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {jax.tree_util.keystr(path): str(leaf.sharding.spec) for path, leaf in leaves}
 
@@ -181,7 +182,7 @@ def test_the_first_rule_that_is_found_counts():
 def test_default_rules_fit_the_paper_networks():
     """On 16 devices along fsdp, the most that a v5e host or slice of 4x4 gives."""
     for encoder in ("T/8", "S/8", "B/8"):
-        config = configuration.default()
+        config = settings.default()
         config.model.encoder = encoder
         network = configuration.architecture(config).build_mae()
         shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 96, 96, 3)), jnp.zeros((1, 144)))

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import scemae_jax
-from scemae_jax.training.checkpoints import restore_params
+from scemae_jax.training.checkpoints import newest_step, restore_part
 
 CONFIG = """
-from scemae_jax.config import default
+from scemae_jax.systems.sce_mae.settings import default
 
 def get_config():
     config = default()
@@ -34,6 +34,11 @@ def get_config():
     config.match.stride, config.match.max_pairs, config.match.baselines = 8, 2, False
     return config
 """
+
+
+def restored(directory: Path):
+    """Parameters of the newest checkpoint."""
+    return restore_part(directory, newest_step(directory), "params")
 
 
 class Runs:
@@ -101,7 +106,7 @@ def whole(runs) -> str:
 
 def assert_same_run(runs: Runs, workdir: str, whole: str) -> None:
     for stage in ("pretrain", "refine"):
-        there, expected = (restore_params(runs.folder / run / "checkpoints" / stage) for run in (workdir, whole))
+        there, expected = (restored(runs.folder / run / "checkpoints" / stage) for run in (workdir, whole))
         assert str(there.keys()) == str(expected.keys())
         for (path, a), (_, b) in zip(flat(there), flat(expected), strict=True):
             np.testing.assert_array_equal(a, b, err_msg=path)

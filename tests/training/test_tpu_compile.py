@@ -28,6 +28,7 @@ ON_SEVERAL = [f"{stage} {mesh}" for stage in STAGES for mesh in ("16x1", "4x4")]
 # A process of its own: libtpu stays loaded, and tells of itself on stderr.
 WORKER = """
 import dataclasses, json, sys
+from scemae_jax.systems.sce_mae import settings
 from scemae_jax import config as configuration
 from benchmarks import program, scaling
 
@@ -35,7 +36,7 @@ scaling.describe_chips()
 stages, meshes, batch = json.loads(sys.argv[1])
 found = {}
 for stage in stages:
-    config = configuration.default()
+    config = settings.default()
     config.dtype = "bfloat16"
     config.model.encoder = "XXS/8"
     config.model.decoder_width, config.model.decoder_depth, config.model.decoder_heads = 32, 1, 2

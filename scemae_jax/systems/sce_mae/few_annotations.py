@@ -25,7 +25,7 @@ import optax
 from jaxtyping import Array, Float, Num
 from tqdm import tqdm
 
-from scemae_jax.config import HEADS, Config, num_steps
+from scemae_jax.config import Config, num_steps
 from scemae_jax.data.augment import MIRRORED, AnyArray
 from scemae_jax.data.sources import Faces
 from scemae_jax.evaluation import detection
@@ -33,6 +33,7 @@ from scemae_jax.model import IMAGE_SIZE, WINDOW, centre_window
 from scemae_jax.models.convnet import ConvNet
 from scemae_jax.models.heads import LandmarkHead, prior_work_head
 from scemae_jax.ops.ridge import ridge
+from scemae_jax.systems.sce_mae.settings import HEADS
 from scemae_jax.training import optimizer
 from scemae_jax.training.processes import OutOfTime
 
@@ -44,12 +45,12 @@ FROM_SCRATCH, MEAN_SHAPE = "network from scratch", "mean shape"
 
 
 def method_name(features: str, head: str) -> str:
-    """The name of a method, from that of its features and a key of `config.HEADS`."""
+    """The name of a method, from that of its features and a key of `settings.HEADS`."""
     return f"{features}, {HEADS[head]}"
 
 
 def features_and_head(method: str) -> tuple[str, str]:
-    """The name of a method's features and its head, a key of `config.HEADS`; "" for one that is no head on features."""
+    """The name of a method's features and its head, a key of `settings.HEADS`; "" where it has no head of these."""
     for head, name in HEADS.items():
         if method.endswith(f", {name}"):
             return method.removesuffix(f", {name}"), head

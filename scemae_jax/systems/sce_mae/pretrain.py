@@ -7,6 +7,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import ml_collections
+import optax
 from jaxtyping import Array, Float, Key
 
 from scemae_jax.config import Config
@@ -50,21 +51,31 @@ def task(
     network = architecture.build_mae(vit.LayerLoop(scan=settings.scan_layers, remat=settings.remat))
     augmentation = ml_collections.FrozenConfigDict(settings.augment)
 
-    def loss(params: Any, _: Any, batch: dict[str, Array], key: Array) -> tuple[Array, dict[str, Array]]:
+    def loss(params: Any, _: loop.Fixed, batch: loop.Batch, key: Array) -> tuple[Array, dict[str, Array]]:
         view_key, noise_key = jax.random.split(key)
-        views, _crops = random_views(view_key, batch["image"], augmentation)
+        views, _crops = random_views(view_key, batch["unlabelled"]["image"], augmentation)
         num_patches = (WINDOW // architecture.variant.patch_size) ** 2
         noise = jax.random.uniform(noise_key, (len(views), num_patches))
         output = cast(mae.MAEOutput, network.apply({"params": params}, architecture.normalise(views), noise))
         return output.loss, {}
 
+    def next_average(state: Any, params: Any, _: Any) -> Any:
+        """Exponential average of the weights; it forgets the first ones faster, so that nothing of them is left."""
+        steps = state["steps"] + 1
+        decay = jnp.minimum(settings.average, (1 + steps) / (10 + steps))
+        return {"average": optax.incremental_update(params, state["average"], 1 - decay), "steps": steps}
+
+    averaged: dict[str, Any] = {}
+    if settings.average:
+        first = {"average": params, "steps": jnp.zeros((), jnp.int32)}
+        averaged = {"state": first, "next_state": next_average}
     return loop.Task(
         name="pretrain",
         loss=loss,
         outputs=(),
         params=params,
         constants={},
-        input=source,
+        inputs={"unlabelled": source},
         optimizer=optimizer.adamw(settings, steps),
         schedule=optimizer.learning_rate(settings, steps),
         steps=steps,
@@ -73,4 +84,5 @@ def task(
         seed=config.seed,
         accumulate=settings.accumulate,
         steps_per_dispatch=settings.steps_per_dispatch,
+        **averaged,
     )

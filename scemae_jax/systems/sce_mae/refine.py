@@ -59,12 +59,13 @@ def task(
         variables = {"params": {"encoder": encoder, "projector": params}}
         return cast(tuple[Array, carb.SelectedTokens], network.apply(variables, architecture.normalise(images)))
 
-    def loss(params: Any, encoder: Any, batch: dict[str, Array], key: Array) -> tuple[Array, dict[str, Array]]:
+    def loss(params: Any, fixed: loop.Fixed, batch: loop.Batch, key: Array) -> tuple[Array, dict[str, Array]]:
         key_a, key_b = jax.random.split(key)
-        views, crops = random_views(key_a, batch["image"], augmentation)
+        encoder, images = fixed.constants, batch["unlabelled"]["image"]
+        views, crops = random_views(key_a, images, augmentation)
         features, selected = project(params, encoder, views)
         if two_crops:
-            views_b, crops_b = random_views(key_b, batch["image"], augmentation)
+            views_b, crops_b = random_views(key_b, images, augmentation)
             features_b, selected_b = project(params, encoder, views_b)
             losses = jax.vmap(lambda *sides: lcr_loss_across(*sides, **terms))(
                 features,
@@ -88,7 +89,7 @@ def task(
         outputs=("mean_cosine",),
         params=projector,
         constants=encoder,
-        input=source,
+        inputs={"unlabelled": source},
         optimizer=optimizer.adamw(settings, steps),
         schedule=optimizer.learning_rate(settings, steps),
         steps=steps,

@@ -10,13 +10,13 @@ import pytest
 from scipy import stats
 
 from scemae_jax import fit_detector
-from scemae_jax.config import default
 from scemae_jax.data.sources import Faces
 from scemae_jax.evaluation import detection
 from scemae_jax.model import Model, as_square_images
 from scemae_jax.models.convnet import ConvNet
 from scemae_jax.models.heads import LandmarkHead, LinearHead
 from scemae_jax.systems.sce_mae import few_annotations
+from scemae_jax.systems.sce_mae.settings import default
 from scemae_jax.training import optimizer
 from scemae_jax.training.processes import OutOfTime
 
@@ -278,7 +278,7 @@ def test_the_network_from_scratch_has_as_many_views_as_it_asks_for(tmp_path, mon
         return whole(network, inputs, targets, *arguments, **settings)
 
     whole = few_annotations.train
-    monkeypatch.setattr(few_shot, "train", train)
+    monkeypatch.setattr(few_annotations, "train", train)
     protocol(settings(counts=(4,), seeds=1, mirror=mirror, heads=("plain",))).run(tmp_path / "rows.jsonl")
     times = 2 if mirror else 1
     assert [len(seen["LandmarkHead"][i]) for i in (0, 1)] == [8 * times] * 2

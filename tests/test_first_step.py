@@ -10,17 +10,16 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from scemae_jax import config as configuration
-from scemae_jax.systems.sce_mae import pretrain
+from scemae_jax.first_step import advice, first_step
+from scemae_jax.systems.sce_mae import pretrain, settings
 from scemae_jax.training import sharding
-from scemae_jax.training.first_step import advice, first_step
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 CONFIG = """
-from scemae_jax import config as configuration
+from scemae_jax.systems.sce_mae import settings
 
 def get_config():
-    config = configuration.default()
+    config = settings.default()
     config.model.encoder = "XXS/8"
     config.model.decoder_width, config.model.decoder_depth, config.model.decoder_heads = 32, 1, 2
     config.pretrain.batch_size = config.refine.batch_size = 4
@@ -35,7 +34,7 @@ def command(tmp_path):
     (tmp_path / "config.py").write_text(CONFIG)
 
     def call(*arguments):
-        words = [sys.executable, "-m", "scemae_jax.training.first_step", "--config", tmp_path / "config.py", *arguments]
+        words = [sys.executable, "-m", "scemae_jax.first_step", "--config", tmp_path / "config.py", *arguments]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         return subprocess.run(words, capture_output=True, text=True, env=environment, cwd=tmp_path)
 
@@ -73,7 +72,7 @@ def test_what_fails_is_said(command, arguments, message):
 
 def test_a_gradient_that_is_not_finite_is_a_failure_though_the_loss_is(monkeypatch):
     """The square root of a loss less itself: 0, whose gradient is not finite."""
-    config = configuration.default()
+    config = settings.default()
     config.model.encoder = "XXS/8"
     config.model.decoder_width, config.model.decoder_depth, config.model.decoder_heads = 32, 1, 2
     config.pretrain.batch_size = 2
@@ -95,7 +94,7 @@ def test_a_gradient_that_is_not_finite_is_a_failure_though_the_loss_is(monkeypat
 
 def test_attention_is_the_one_that_will_train(cudnn_calls):
     """On a GPU that is cuDNN's, which this CPU refuses."""
-    config = configuration.default()
+    config = settings.default()
     config.model.encoder, config.dtype = "XXS/8", "bfloat16"
     config.model.decoder_width, config.model.decoder_depth, config.model.decoder_heads = 32, 1, 2
     config.pretrain.batch_size = 2

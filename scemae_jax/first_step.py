@@ -1,6 +1,6 @@
 """One real step of stages 1 and 2 as a config has them, before anything long: does it run on the devices at hand?
 
-  python -m scemae_jax.training.first_step --config configs/celeba.py:s8
+  python -m scemae_jax.first_step --config configs/celeba.py:s8
 
 Batch, precision, network, augmentation, gradients and optimiser are the config's, the images noise. Nothing is written.
 The images that a run holds on the device (`config.data.cache`) are not held here: leave them room.
@@ -23,6 +23,7 @@ from scemae_jax import config as configuration
 from scemae_jax.config import Config
 from scemae_jax.data.pipeline import Batches, index_batches
 from scemae_jax.model import IMAGE_SIZE
+from scemae_jax.systems import system_of
 from scemae_jax.systems.sce_mae import pretrain, refine
 from scemae_jax.training import loop, sharding
 from scemae_jax.training.feed import Input
@@ -51,8 +52,9 @@ def first_step(config: Config, stage: str, mesh: Mesh) -> float:
     constants = sharding.place(task.constants, sharding.replicated(mesh))
     seen = jax.jit(loop.gathered_metrics(task).empty, out_shardings=sharding.replicated(mesh))()
     images = np.random.default_rng(0).integers(0, 256, (batch_size, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-    batch = sharding.shard_batch(mesh, {"image": images})
-    _, seen = loop.compile_step(task, mesh, config.mesh.rules)(state, seen, constants, (), batch)
+    batch = {"unlabelled": sharding.shard_batch(mesh, {"image": images})}
+    resident = {"unlabelled": source.resident}
+    _, seen = loop.compile_step(task, mesh, config.mesh.rules)(state, seen, constants, resident, batch)
     found = jax.device_get(seen.compute())
     if found["first_nonfinite"] != NEVER:
         raise FloatingPointError(f"the loss is {found['loss']}, the gradient's norm {found['gradient_norm']}")
@@ -64,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
         raise app.UsageError(f"not understood: {' '.join(argv[1:])}; fields of the config are set with --config.a.b=v")
     config = flags.FLAGS.config
     try:
-        configuration.check(config)
+        system_of(config).check_config(config)
         mesh = sharding.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
         for stage in ("pretrain", "refine"):
             loop.check_batch(stage, config[stage].batch_size, config[stage].accumulate, mesh)

@@ -1,0 +1,423 @@
+"""An experiment: a config, its workdir, and the stages that a system declares. What is finished is not done again."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import shutil
+import time
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+from jax.sharding import Mesh
+
+from scemae_jax import config as configuration
+from scemae_jax.config import Config
+from scemae_jax.data import sources
+from scemae_jax.data.datasets.landmark_folder.annotations import UNLABELED_VALIDATION
+from scemae_jax.data.sources import Faces
+from scemae_jax.model import IMAGE_SIZE
+from scemae_jax.model_file import fingerprint
+from scemae_jax.training import checkpoints, loop, processes, sharding
+from scemae_jax.training.feed import Input, open_input
+from scemae_jax.training.metrics import read_metrics
+
+SOME_IMAGES = 256
+"""Of each split, where a part of it is enough: the mean feature of each position, where attentive patches are."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of a system, declared where its function stands. Its settings are the section `config.NAME`."""
+
+    name: str
+    run: Callable[[Any], dict[str, Any]]
+    """(experiment) -> its result, JSON-able; {"skipped": why} where there was nothing to do."""
+    builds_on: tuple[str, ...] = ()
+    """Earlier stages; when one of them runs, what this stage found before is outdated."""
+    trains: bool = False
+    """Its result is weights. They are never trained anew in the same workdir, so outdated ones are an error."""
+    distributed: bool = False
+    """All processes take part; otherwise the first one works alone."""
+    measures: bool = False
+    """Reads annotations, and runs anew when the data have changed."""
+    reads_data: bool = True
+    progress: tuple[str, ...] = ()
+    """Patterns below the workdir of what an unfinished run leaves to go on from: files, or folders of numbered ones."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class System:
+    """A method: its stages in their order, and what checks and describes its experiments."""
+
+    name: str
+    stages: tuple[Stage, ...]
+    experiment: type[Experiment]
+    check: Callable[[Config], None]
+    """Raises ValueError where the config has a mistake, before anything runs."""
+    describe: Callable[[Any], None]
+    """Prints what an experiment would do."""
+
+    @functools.cached_property
+    def by_name(self) -> dict[str, Stage]:
+        return {stage.name: stage for stage in self.stages}
+
+    def open(self, config: Config, workdir: Path, stop_at: float | None = None) -> Experiment:
+        """The experiment of a config; nothing is read or written yet."""
+        return self.experiment(config, workdir, self, stop_at)
+
+    def check_config(self, config: Config) -> None:
+        """Checks the config, `config.stages` included.
+
+        Raises:
+          ValueError: a field has a value that does not exist, or does not fit another.
+        """
+        self.check(config)
+        if unknown := [stage for stage in config.stages if stage not in self.by_name]:
+            raise ValueError(f"config.stages names {unknown}: choose from {', '.join(self.by_name)}")
+        if list(config.stages) != [stage for stage in self.by_name if stage in config.stages]:
+            raise ValueError(
+                f"config.stages is {tuple(config.stages)}: the order is {', '.join(self.by_name)}, each once"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One config and its workdir; a system's own class adds the networks of its stages."""
+
+    config: Config
+    workdir: Path
+    system: System
+    stop_at: float | None = None
+    """Time (`time.monotonic`) after which training saves and stops."""
+
+    @functools.cached_property
+    def mesh(self) -> Mesh:
+        return sharding.make_mesh(data=self.config.mesh.data, fsdp=self.config.mesh.fsdp)
+
+    def prepare_data(self) -> None:
+        """Prepares the datasets in the first process while the others wait: all call this at the same place."""
+        failed = None
+        if processes.is_first():
+            try:
+                _ = self.dataset
+                if self.config.data.synthetic_share:
+                    sources.open_dataset(self.config.data, "synthetic_faces")
+            except Exception as error:
+                failed = error
+        processes.fail_together(failed, "dataset prepared")
+
+    @functools.cached_property
+    def dataset(self) -> tfds.core.DatasetBuilder:
+        """Opened once: a folder that changes meanwhile does not change the run. Several processes prepare it first."""
+        return sources.open_dataset(self.config.data)
+
+    @functools.cached_property
+    def unlabelled_images(self) -> tuple[list[sources.ImagesOnDisk], list[float]]:
+        return sources.unlabelled_images(self.config.data, self.dataset)
+
+    @property
+    def data_version(self) -> str:
+        """Name and version of the prepared dataset; that of a folder changes with its files and annotations."""
+        return self.dataset.info.full_name
+
+    @property
+    def num_images(self) -> int:
+        return sum(len(source) for source in self.unlabelled_images[0])
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Unannotated images that training does not see, by the split that their people are in.
+
+        Those of `test` are in no split of a folder, those of `validation` in one that the config may name.
+        """
+        metadata, splits = self.dataset.info.metadata or {}, self.dataset.info.splits
+        counts, held_out = {"test": metadata.get("num_left_out", 0)}, UNLABELED_VALIDATION
+        if held_out in splits and held_out not in self.config.data.unlabelled_splits:
+            counts["validation"] = splits[held_out].num_examples
+        return {split: count for split, count in counts.items() if count}
+
+    def training_input(self, batch_size: int, seed: int) -> Input:
+        """Batches of unlabelled images."""
+        images, weights = self.unlabelled_images
+        data = self.config.data
+        return open_input(
+            images, weights, cache=data.cache, batch_size=batch_size, seed=seed, mesh=self.mesh, workers=data.workers
+        )
+
+    def faces(self, *splits: str) -> Faces:
+        """Annotated faces of the dataset's splits; none if it lacks them all.
+
+        Faces that lack some of their landmarks are left out, with a warning.
+        """
+        if not set(splits) & set(self.dataset.info.splits):
+            return Faces(
+                images=np.zeros((0, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8),
+                landmarks=np.zeros((0, 0, 2), np.float32),
+                subjects=np.zeros(0, np.int64),
+            )
+        faces = sources.read_faces(self.dataset, splits)
+        annotated = faces.annotated()
+        if len(annotated) < len(faces):
+            logging.warning(
+                "%d of %d faces of %s lack landmarks: left out", len(faces) - len(annotated), len(faces), splits
+            )
+        return annotated
+
+    def some_unlabelled_faces(self) -> Faces:
+        """Some of the faces that training sees, without landmarks."""
+        faces = sources.read_faces(self.dataset, self.config.data.unlabelled_splits, SOME_IMAGES)
+        return dataclasses.replace(faces, landmarks=faces.landmarks[:, :0])
+
+    def train(self, task: loop.Task) -> dict[str, Any]:
+        """Trains a task in the workdir; returns what the stage's result says of it (in the first process)."""
+        loop.fit(
+            task, workdir=self.workdir, mesh=self.mesh, rules=self.config.mesh.rules, stop_at=self.stop_at
+        )  # fmt: skip
+        if not processes.is_first():
+            return {}
+        rows = [row for row in read_metrics(self.workdir) if row["stage"] == task.name]
+        images = np.diff([0, *(row["step"] for row in rows)]) * task.batch_size
+        seconds = sum(n / row["images_per_second"] for n, row in zip(images, rows, strict=True))
+        return {
+            "steps": task.steps,
+            "images": self.num_images,
+            "images_left_out": self.left_out,
+            "images_seen": task.steps * task.batch_size,
+            "seconds": round(seconds, 1),
+            **{name: rows[-1][name] for name in ("loss", *task.outputs)},
+        }
+
+    def trained(self, task: str, part: str = "params") -> Any | None:
+        """What the newest checkpoint of a task holds: its "params", or a part of its "state"; None of no checkpoint.
+
+        Read once, and without the optimiser's state.
+        """
+        directory = self.workdir / "checkpoints" / task
+        step = checkpoints.newest_step(directory)
+        if step is None:
+            return None
+        if (task, part, step) not in self._restored:
+            self._restored[task, part, step] = checkpoints.restore_part(directory, step, part)
+        return self._restored[task, part, step]
+
+    @functools.cached_property
+    def _restored(self) -> dict[tuple[str, str, int], Any]:
+        return {}
+
+    def results(self) -> dict[str, Any]:
+        """What the stages that have finished in the workdir found."""
+        return read_results(self.workdir)
+
+
+def read_results(workdir: Path) -> dict[str, Any]:
+    path = workdir / "results.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def was_skipped(result: Any) -> bool:
+    """Whether a stage had nothing to do; its result then says why under "skipped"."""
+    return isinstance(result, dict) and "skipped" in result
+
+
+def write_json(path: Path, content: Any) -> None:
+    """All or nothing: a run that is cut off leaves the old file."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(path)
+
+
+def run(experiment: Experiment) -> dict[str, Any]:
+    """Runs the stages of the config that have not finished, in order, and returns all results.
+
+    What had finished without a stage that it builds on, and which runs now, is outdated and runs anew. Where the data
+    have changed since (a folder was annotated), stages that measure run anew too.
+
+    Of several processes all take part in distributed stages; the first one alone does the rest, and writes the results.
+
+    Raises:
+      ValueError: the workdir is of another config, a stage that trains finished before one it builds on, or the data
+        changed in the middle of training, or a batch does not divide over the devices.
+    """
+    check_batches(experiment)
+    if jax.process_count() > 1:
+        experiment.prepare_data()
+    failed = None
+    if processes.is_first():
+        try:
+            results = begin(experiment)
+            if results != experiment.results():  # a finished run stays untouched
+                write_json(experiment.workdir / "results.json", results)
+        except Exception as error:
+            failed = error
+    processes.fail_together(failed, "stages begin")
+    results = experiment.results()
+    for name in experiment.config.stages:
+        if name in results:
+            before = results[name]
+            outcome = f"skipped before, {before['skipped']}" if was_skipped(before) else "finished before"
+            if processes.is_first():
+                print(f"{name}: {outcome}")
+        elif experiment.system.by_name[name].distributed:
+            run_stage(experiment, name, results)
+        elif processes.is_first():
+            try:
+                run_stage(experiment, name, results)
+            except (Exception, processes.Interrupted) as error:
+                failed = error
+                break
+    processes.fail_together(failed, "stages end")
+    return results
+
+
+def run_stage(experiment: Experiment, name: str, results: dict[str, Any]) -> None:
+    """Runs one stage; the first process writes its result beside the others."""
+    stage = experiment.system.by_name[name]
+    if stage.reads_data:
+        results["data"][name] = experiment.data_version
+    if processes.is_first():
+        write_json(experiment.workdir / "results.json", results)
+    started = time.monotonic()
+    results[name] = stage.run(experiment)
+    if not processes.is_first():
+        return
+    write_json(experiment.workdir / "results.json", results)
+    outcome = f"finished in {time.monotonic() - started:.0f} s"
+    if was_skipped(results[name]):
+        outcome = f"skipped, {results[name]['skipped']}"
+    print(f"{name}: {outcome}", flush=True)
+
+
+def check_batches(experiment: Experiment) -> None:
+    """Raises ValueError where the batch of a stage that is yet to be trained does not divide over the devices."""
+    finished, config = experiment.results(), experiment.config
+    for stage in experiment.system.stages:
+        if stage.distributed and stage.name in config.stages and stage.name not in finished:
+            settings = config[stage.name]
+            loop.check_batch(stage.name, settings.batch_size, settings.accumulate, experiment.mesh)
+
+
+def begin(experiment: Experiment) -> dict[str, Any]:
+    """Claims the workdir and returns its results, without those that the stages to come make outdated."""
+    claim_workdir(experiment)
+    config, results, stages = experiment.config, experiment.results(), experiment.system.stages
+    results |= {
+        "config_hash": configuration.config_hash(config),
+        "seed": config.seed,
+        "dataset": config.data.dataset,
+        "encoder": config.model.encoder,
+    }
+    check_init(experiment, results)
+    data = results.setdefault("data", {})
+
+    def asked(stage: Stage) -> bool:
+        return stage.name in config.stages
+
+    def changed(stage: Stage) -> bool:
+        return data.get(stage.name, experiment.data_version) != experiment.data_version
+
+    for stage in stages:
+        if stage.measures and asked(stage) and changed(stage):
+            results.pop(stage.name, None)
+            forget_progress(experiment, stage)
+    for stage in outdated(stages, results, config.stages):
+        if stage.trains and not was_skipped(results[stage.name]):
+            raise ValueError(
+                f"{experiment.workdir}: {stage.name} had finished, and now config.stages has a stage before it that "
+                "had not run, so its weights would belong to another network: use another --workdir"
+            )
+        del results[stage.name]
+        forget_progress(experiment, stage)
+    training = [stage for stage in stages if stage.distributed and asked(stage) and stage.name not in results]
+    for stage in training:
+        if has_progress(experiment, stage) and changed(stage):
+            raise ValueError(
+                f"{experiment.workdir}: {stage.name} began on {data[stage.name]}, and the data are "
+                f"{experiment.data_version} now. If landmarks.csv was added or changed, put the old state back until "
+                "training has finished; otherwise use another --workdir"
+            )
+    if training:
+        for stage in stages:  # a measurement that was cut off began on another network
+            if stage.measures and stage.name not in results:
+                forget_progress(experiment, stage)
+    return results
+
+
+def outdated(stages: Sequence[Stage], finished: Collection[str], asked: Sequence[str]) -> list[Stage]:
+    """Finished stages that build on one of those `asked` for that has yet to run."""
+    pending = {name for name in asked if name not in finished}
+    return [stage for stage in stages if stage.name in finished and pending & set(stage.builds_on)]
+
+
+def claim_workdir(experiment: Experiment) -> None:
+    """Writes config.json, or checks that the one there is of the same experiment.
+
+    Raises:
+      ValueError: it is of another; the message lists the differences.
+    """
+    data = experiment.config.data
+    inside = data.root and experiment.workdir.resolve().is_relative_to(Path(data.root).expanduser().resolve())
+    if data.dataset == "landmark_folder" and inside:
+        raise ValueError(
+            f"--workdir {experiment.workdir} is inside config.data.root {data.root}, and its pictures would become "
+            "faces: choose one outside"
+        )
+    experiment.workdir.mkdir(parents=True, exist_ok=True)
+    path, fields = experiment.workdir / "config.json", configuration.plain(experiment.config)
+    if path.exists() and has_begun(experiment):
+        lines = configuration.differences(json.loads(path.read_text()), fields)
+        if lines:
+            raise ValueError(
+                f"{experiment.workdir} holds a run of another config:\n  " + "\n  ".join(lines) + "\n"
+                "Choose another --workdir, or the config of that run. To go on from its network with other settings: "
+                f"another --workdir, --config.init={experiment.workdir}/export/scemae.msgpack, and config.stages "
+                "without those that are not to be done again."
+            )
+    write_json(path, fields)
+
+
+def check_init(experiment: Experiment, results: dict[str, Any]) -> None:
+    """Notes which network `config.init` holds, or checks that it still is the one that the workdir began from.
+
+    A file that is gone is no mistake here: finished stages do without it.
+
+    Raises:
+      ValueError: another network is there now.
+    """
+    init = experiment.config.init
+    try:
+        now = fingerprint(init) if init else ""
+    except FileNotFoundError:
+        return
+    before = results.get("init_fingerprint", now)
+    results["init_fingerprint"] = now
+    if before != now and has_begun(experiment):
+        raise ValueError(
+            f"{experiment.workdir} began from another network than {init} now holds (fingerprints {before} and {now}): "
+            "choose another --workdir, or put the old file back"
+        )
+
+
+def has_begun(experiment: Experiment) -> bool:
+    """Whether a stage has finished in the workdir, or there is something of one to go on from."""
+    finished = experiment.results()
+    return any(stage.name in finished or has_progress(experiment, stage) for stage in experiment.system.stages)
+
+
+def has_progress(experiment: Experiment, stage: Stage) -> bool:
+    """Whether there is something of this stage to go on from."""
+    found = (path for pattern in stage.progress for path in experiment.workdir.glob(pattern))
+    return any(path.is_file() or any(path.glob("[0-9]*")) for path in found)
+
+
+def forget_progress(experiment: Experiment, stage: Stage) -> None:
+    """Removes what a stage left to go on from, since it is of other data or of another network."""
+    for pattern in stage.progress:
+        for path in experiment.workdir.glob(pattern):
+            path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,136 @@
+"""The networks of a run of SCE-MAE: what its stages start from, and what they have trained so far."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+from scemae_jax import config as configuration
+from scemae_jax.experiment import Experiment
+from scemae_jax.model import Architecture, Model, Which
+from scemae_jax.model_file import load
+from scemae_jax.systems.sce_mae import pretrain
+
+
+class SceMae(Experiment):
+    """An experiment of SCE-MAE."""
+
+    @functools.cached_property
+    def architecture(self) -> Architecture:
+        return configuration.architecture(self.config)
+
+    @functools.cached_property
+    def initial(self) -> Model | None:
+        """The model that `config.init` names, checked to be of the config's encoder and position codes."""
+        if not self.config.init:
+            return None
+        model = load(self.config.init)
+        there, here = model.architecture, self.architecture
+        if there.encoder != here.encoder:
+            raise ValueError(
+                f"config.init: {self.config.init} has encoder {there.encoder!r}, config.model.encoder is "
+                f"{here.encoder!r}: make them agree"
+            )
+        if there.positions != here.positions:
+            raise ValueError(
+                f"config.init: {self.config.init} has positions {there.positions!r}, config.model.positions is "
+                f"{here.positions!r}: make them agree"
+            )
+        if (there.mean, there.std) != (here.mean, here.std):
+            raise ValueError(
+                f"config.init: {self.config.init} was trained with mean {there.mean} and std {there.std}, "
+                f"config.data.normalisation {self.config.data.normalisation!r} has {here.mean} and {here.std}"
+            )
+        return model
+
+    def initial_params(self) -> Any:
+        """What stage 1 starts from: random, or `config.init` (its decoder too, where it has one that fits)."""
+        params = pretrain.initial_params(self.architecture, self.config.seed)
+        if self.initial is None:
+            return params
+        taken = {name: value for name, value in self.initial.params.items() if name in params}
+        if not _same_shapes(taken.get("decoder"), params["decoder"]):
+            taken.pop("decoder", None)
+        print(
+            f"stage 1 starts from {self.config.init}: {' and '.join(taken)} taken from it; "
+            "its terms of use hold for what comes of it"
+        )
+        return {**params, **taken}
+
+    def mae(self) -> Model:
+        """The backbone after stage 1.
+
+        Raises:
+          FileNotFoundError: stage 1 did not run here, and `config.init` names no model to use instead.
+        """
+        params = self._pretrained()
+        if params is not None and "pretrain" not in self.results():
+            logging.warning("stage 1 has not finished in %s: its newest checkpoint is used", self.workdir)
+        params = params or (self.initial and self.initial.params)
+        if params is None:
+            raise FileNotFoundError(
+                f"no backbone in {self.workdir}: put 'pretrain' among config.stages, or set config.init to a model"
+            )
+        kept = {name: params[name] for name in ("encoder", "decoder") if name in params}
+        return Model(architecture=self.architecture, params=kept)
+
+    def untrained(self) -> Model:
+        """The same network with random weights."""
+        encoder = pretrain.initial_params(self.architecture, self.config.seed)["encoder"]
+        return Model(architecture=self.architecture, params={"encoder": encoder})
+
+    def model(self) -> Model:
+        """Backbone and projector, as far as the stages have come."""
+        mae = self.mae()
+        params = {"encoder": mae.params["encoder"]}
+        projector = self.trained("refine")
+        if projector is None and self._pretrained() is None:
+            projector = self.initial and self.initial.params.get("projector")
+            if self.initial is not None and projector is not None:
+                self._check_projector(self.initial.architecture)
+        if projector is not None:
+            params["projector"] = projector
+        return dataclasses.replace(mae, params=params)
+
+    def _check_projector(self, there: Architecture) -> None:
+        for field in ("projection", "projector_hidden", "projector_normalise"):
+            a, b = getattr(there, field), getattr(self.architecture, field)
+            if a != b:
+                raise ValueError(
+                    f"config.init: the projector of {self.config.init} has {field} {a!r}, config.model.{field} is "
+                    f"{b!r}: make them agree, or put 'refine' among config.stages to train another"
+                )
+
+    def _pretrained(self) -> Any | None:
+        """What stage 1 has trained: its last weights, or their average where the config asks for one."""
+        if not self.config.pretrain.average:
+            return self.trained("pretrain")
+        state = self.trained("pretrain", "state")
+        return state and state["average"]
+
+    def final_model(self) -> Model:
+        """Backbone, projector and the detectors that were trained."""
+        model = self.model()
+        for path in sorted((self.workdir / "detectors").glob("*.msgpack")):
+            for head in load(path).heads.values():
+                model = model.with_head(head)
+        return model
+
+    def measured_networks(self, baselines: bool) -> dict[str, tuple[Model, Which]]:
+        """The networks that are compared, with which of their features, by the names that the results have for them."""
+        networks: dict[str, tuple[Model, Which]] = {}
+        if baselines:
+            networks["untrained"] = (self.untrained(), "backbone")
+        networks["MAE only"] = (self.mae(), "backbone")
+        if (model := self.model()).refined:
+            networks["SCE-MAE"] = (model, "projected")
+        return networks
+
+
+def _same_shapes(a: Any, b: Any) -> bool:
+    return jax.tree.map(np.shape, a) == jax.tree.map(np.shape, b)

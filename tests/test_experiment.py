@@ -1,0 +1,131 @@
+"""A system of another kind in one file: two stages, two inputs and a state that no gradient reaches."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Stage "fit" learns a line from points of two inputs; its state is the mean of what the second one gave, which the loss
+# reads. Stage "measure" reads the parameters and the state back.
+TOY = """
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from scemae_jax import config as shared
+from scemae_jax.data.pipeline import training_batches
+from scemae_jax.experiment import Experiment, Stage, System
+from scemae_jax.training import loop
+from scemae_jax.training.feed import Input
+
+
+class Points:
+    def __init__(self, shift):
+        self.x = np.linspace(-1, 1, 16, dtype=np.float32)[:, None]
+        self.shift = shift
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        return {"x": self.x[index], "y": 3 * self.x[index] + self.shift}
+
+
+def points(shift, seed):
+    return Input(batches=training_batches([Points(shift)], weights=[1.0], batch_size=8, seed=seed), batch_size=8)
+
+
+def loss(params, fixed, batch, key):
+    near, far = batch["near"], batch["far"]
+    errors = params["slope"] * near["x"] - near["y"] + fixed.constants
+    pull = params["level"] - fixed.state["mean"]
+    return (errors**2).mean() + (pull**2).mean(), {"mean_of_far": far["y"].mean(), "pull": jnp.abs(pull).mean()}
+
+
+def next_state(state, params, outputs):
+    return {"mean": 0.9 * state["mean"] + 0.1 * outputs["mean_of_far"]}
+
+
+def fit(experiment):
+    settings = experiment.config.fit
+    return experiment.train(
+        loop.Task(
+            name="fit", loss=loss, outputs=("pull",), params={"slope": jnp.zeros(1), "level": jnp.zeros(1)},
+            constants=jnp.zeros(()), inputs={"near": points(0.0, 0), "far": points(5.0, 1)},
+            optimizer=optax.sgd(0.1), schedule=lambda step: 0.1, steps=settings.steps, log_every=10,
+            checkpoint_every=7, seed=0, state={"mean": jnp.zeros(())}, next_state=next_state,
+        )
+    )
+
+
+def measure(experiment):
+    params, state = experiment.trained("fit"), experiment.trained("fit", "state")
+    return {"slope": float(params["slope"][0]), "level": float(params["level"][0]), "mean": float(state["mean"])}
+
+
+def get_config():
+    config = shared.base("toy", ("fit", "measure"))
+    config.data.variant = "tiny"
+    config.fit = shared.training(batch_size=8, learning_rate=0.1, betas=(0.9, 0.95), warmup=0.0)
+    config.fit.steps = 200
+    return config
+
+
+SYSTEM = System(
+    name="toy", experiment=Experiment, check=shared.check, describe=lambda experiment: print("a line through points"),
+    stages=(
+        Stage(name="fit", run=fit, trains=True, distributed=True, progress=("checkpoints/fit",)),
+        Stage(name="measure", run=measure, builds_on=("fit",)),
+    ),
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """`toy(workdir, *flags)`: the command on the toy system; its exit status and what it printed."""
+    folder = tmp_path_factory.mktemp("toy")
+    (folder / "toy.py").write_text(TOY)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]), "JAX_PLATFORMS": "cpu"}
+
+    def call(workdir, *flags):
+        command = [sys.executable, "-m", "scemae_jax.main", "--config", folder / "toy.py", "--workdir", workdir]
+        command.append(f"--config.data.data_dir={folder / 'data'}")
+        ended = subprocess.run([*command, *flags], env=environment, cwd=folder, capture_output=True, text=True)
+        return ended.returncode, ended.stdout + ended.stderr
+
+    return call
+
+
+def test_a_system_of_two_stages_two_inputs_and_a_state_is_one_file(toy, tmp_path):
+    assert toy(tmp_path / "whole", "--dry_run")[0] == 0
+    status, said = toy(tmp_path / "whole")
+    assert status == 0, said
+    found = json.loads((tmp_path / "whole" / "results.json").read_text())
+    assert found["fit"]["images_seen"] == 200 * 16
+    assert found["measure"]["slope"] == pytest.approx(3, abs=0.01)
+    # All 16 points of "far" have the mean 5, batches of 8 about that; the level follows the state.
+    assert found["measure"]["mean"] == pytest.approx(5, abs=0.5)
+    assert found["measure"]["level"] == pytest.approx(found["measure"]["mean"], abs=0.5)
+
+    # Stopped before its second step and taken up again: inputs and state go on, to the bit.
+    assert toy(tmp_path / "cut", "--stop_after_minutes=0")[0] == 75
+    assert toy(tmp_path / "cut")[0] == 0
+    cut = json.loads((tmp_path / "cut" / "results.json").read_text())
+    assert cut["measure"] == found["measure"]
+    assert np.isfinite(cut["fit"]["loss"])
+
+
+def test_a_system_that_is_not_there_is_said(toy, tmp_path):
+    status, said = toy(tmp_path / "none", "--config.system=nobody")
+    assert status == 1
+    assert "config.system is 'nobody': choose sce_mae, or name a module that has a SYSTEM" in said
+    status, said = toy(tmp_path / "none", "--config.stages=('measure','fit')")
+    assert status == 1
+    assert "the order is fit, measure, each once" in said
