@@ -24,7 +24,7 @@ from scemae_jax.data.datasets.celeba_landmarks.annotations import CUT
 from scemae_jax.data.datasets.splits import draw_held_out
 from scemae_jax.data.images import DatasetError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 MAKERS = {
     "celeba_landmarks": miniature_trees.celeba,
     "mafl": miniature_trees.celeba,

@@ -39,7 +39,7 @@ from benchmarks import gpu_compiler, program, scaling
 from scemae_jax.evaluation import detection
 from scemae_jax.model import Model
 from jax.sharding import NamedSharding
-from scemae_jax.systems.sce_mae import pretrain, refine
+from scemae_jax.systems.sce_mae import pretrain, refine, settings
 from scemae_jax.training import loop, sharding
 
 scaling.describe_chips()
