@@ -14,13 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from scemae_jax.data.datasets.landmark_folder import LandmarkFolder, builder, folder_config
-from scemae_jax.data.datasets.landmark_folder.annotations import (
-    Face,
-    assign_splits,
-    number_subjects,
-    read_folder,
-)
+from scemae_jax.data import formats
+from scemae_jax.data.datasets import landmark_folder as builder
+from scemae_jax.data.datasets.landmark_folder import LandmarkFolder, folder_config
+from scemae_jax.data.formats import Face, assign_splits, number_subjects, read_folder
 from scemae_jax.data.images import BACKGROUND, SIZE, DatasetError, Placement, UnreadableImage, prepare_face
 
 YTF68 = Path(__file__).parents[3] / "shared" / "data" / "ytf68"
@@ -295,7 +292,7 @@ def test_a_copy_prepared_by_an_older_version_is_not_taken_for_the_new_one(tmp_pa
     root = write_folder(tmp_path / "faces", files, "file,subject,split,x0,y0\n0.png,a,test,1,2\n1.png,a,unlabeled,,\n")
     with monkeypatch.context() as older:
         older.setattr(LandmarkFolder, "VERSION", "1.0.0")
-        older.setattr(builder.annotations, "assign_splits", lambda faces: {"train": [], "test": [], "unlabeled": faces})
+        older.setattr(formats, "assign_splits", lambda faces: {"train": [], "test": [], "unlabeled": faces})
         assert landmark_folder(root, data_dir=tmp_path / "data").info.splits["unlabeled"].num_examples == 3
     found = landmark_folder(root, data_dir=tmp_path / "data").info.splits
     assert {name: split.num_examples for name, split in found.items()} == {"test": 1, "unlabeled": 1}
@@ -465,7 +462,8 @@ def run_alone(code):
             sys.modules[name].__path__, sys.modules[name].__file__ = [folder], folder + "/__init__.py"
         def refuse(*args): raise AssertionError("tried the network")
         socket.socket.connect = socket.getaddrinfo = refuse
-        from scemae_jax.data.datasets.landmark_folder import LandmarkFolder, builder, folder_config
+        from scemae_jax.data.datasets import landmark_folder as builder
+        from scemae_jax.data.datasets.landmark_folder import LandmarkFolder, folder_config
     """
     code = textwrap.dedent(preamble) + textwrap.dedent(code)
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
