@@ -14,7 +14,8 @@ import optax
 from jaxtyping import Array, Float, Key, Num
 
 from scemae_jax.config import Config, default
-from scemae_jax.data import augment, pipeline
+from scemae_jax.data import pipeline
+from scemae_jax.faces.landmarks import scheme_of
 from scemae_jax.model import IMAGE_SIZE, WINDOW, Head, Model, as_square_images, placement
 from scemae_jax.ops.ridge import ridge
 from scemae_jax.ops.tps import ThinPlateWarp
@@ -22,8 +23,6 @@ from scemae_jax.training import loop, optimizer, sharding
 from scemae_jax.training.feed import Input
 
 LOSS_SCALE = 10.0
-EYES = {5: (0, 1), 68: (36, 45)}
-"""The two points between which the inter-ocular distance is taken: eyes of 5 points, outer eye corners of 68."""
 
 
 def inter_ocular_error(
@@ -66,8 +65,8 @@ def to_window(points: Float[np.ndarray, "n l 2"]) -> Float[np.ndarray, "n l 2"]:
 
 
 def mirrored_targets(targets: Float[np.ndarray, "n l 2"]) -> Float[np.ndarray, "n l 2"]:
-    """Landmarks of the mirrored images, normalised over the window; raises ValueError as `augment.mirrored_order`."""
-    return (targets * [-1, 1])[:, augment.mirrored_order(targets.shape[1])]
+    """Normalised landmarks of the mirrored images; raises ValueError as `LandmarkScheme.mirrored_order`."""
+    return (targets * [-1, 1])[:, scheme_of(targets.shape[1]).mirrored_order()]
 
 
 def few_annotations_warp(key: Key[Array, ""]) -> ThinPlateWarp:

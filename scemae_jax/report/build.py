@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num, UInt8
 
-from scemae_jax.data.augment import five_points
 from scemae_jax.data.sources import Faces
 from scemae_jax.evaluation import detection, matching, representation
+from scemae_jax.faces.landmarks import FIVE, five_points, in_form, scheme_of
 from scemae_jax.model import IMAGE_SIZE, WINDOW, Architecture, Model, bind, centre_window
 from scemae_jax.models import mae as masked_autoencoder
 from scemae_jax.models import vit
@@ -29,8 +29,6 @@ STRIDE = 4
 OFFSET = (IMAGE_SIZE - WINDOW) // 2
 MASK_GREY = 0.5
 MAPPED_FACES = 5
-QUERY_NAMES = ("right eye", "left eye", "nose", "right mouth corner", "left mouth corner")
-"""Of five landmarks: right and left are the person's own."""
 USUAL_PLACES = np.array([[33.0, 40.0], [62.0, 40.0], [47.5, 54.0], [37.0, 68.0], [58.0, 68.0]])
 """(x, y) in the window, about where a face that fills it has those five; asked for where nothing is annotated."""
 DRAWN_QUERIES = 3
@@ -247,12 +245,13 @@ def query_points(landmarks: Float[np.ndarray, "n l 2"]) -> Queries:
     number, count = landmarks.shape[:2]
     if not count:
         points = np.broadcast_to(USUAL_PLACES, (number, *USUAL_PLACES.shape))
-        return Queries(tuple(f"~ {name}" for name in QUERY_NAMES), points, np.full(points.shape, np.nan))
-    if count in (5, 68):
-        points, names = five_points(landmarks), QUERY_NAMES
+        return Queries(tuple(f"~ {name}" for name in FIVE.names), points, np.full(points.shape, np.nan))
+    scheme = scheme_of(count)
+    if FIVE.num_landmarks in scheme.forms:
+        points, names = five_points(landmarks), FIVE.names
     else:
         points = landmarks[:, np.unique(np.linspace(0, count - 1, min(count, 5)).round().astype(int))]
-        names = tuple(f"point {i + 1}" for i in range(points.shape[1]))
+        names = scheme.names[: points.shape[1]]
     return Queries(names, points - OFFSET, points - OFFSET)
 
 
@@ -329,7 +328,6 @@ def match_pictures(maps: Mapping[str, Array], faces: Faces) -> dict[str, Picture
 
 def embedding_pictures(embedded: representation.Embedded, represent: dict[str, Any]) -> dict[str, Picture]:
     count = represent["landmarks"]
-    names = QUERY_NAMES if count == len(QUERY_NAMES) else [f"point {i + 1}" for i in range(count)]
     panels = {
         f"{name}: silhouette {represent['features'][name]['embedded']:.2f}": points
         for name, points in embedded.points.items()
@@ -340,7 +338,7 @@ def embedding_pictures(embedded: representation.Embedded, represent: dict[str, A
         "landmarks that the features do not tell apart. Directions and distances between islands mean nothing. "
         f"The silhouettes are means over {represent['repeats']} t-SNE."
     )
-    drawn = figures.png(figures.embeddings(panels, embedded.labels, names))
+    drawn = figures.png(figures.embeddings(panels, embedded.labels, scheme_of(count).names))
     alt = "Landmark features as points in the plane, coloured by landmark, one panel for each kind of features"
     return {"embeddings": Picture("Landmark features by t-SNE", caption, drawn, alt)}
 
@@ -368,8 +366,8 @@ def few_shot_pictures(few_shot: dict[str, Any]) -> dict[str, Picture]:
 
 
 def detection_pictures(detect: Detector, count: int, faces: Faces) -> dict[str, Picture]:
-    truth = faces.landmarks if faces.landmarks.shape[1] == count else five_points(faces.landmarks)
-    predicted, eyes = np.asarray(detect(faces.images)), detection.EYES.get(count)
+    truth = in_form(faces.landmarks, count)
+    predicted, eyes = np.asarray(detect(faces.images)), scheme_of(count).eyes
     measure = functools.partial(detection.inter_ocular_error, eyes=eyes) if eyes else detection.box_diagonal_error
     labels = [f"error {error:.1f} %" for error in np.asarray(measure(predicted, truth))]
     caption = (

@@ -26,9 +26,10 @@ from jaxtyping import Array, Float, Num
 from tqdm import tqdm
 
 from scemae_jax.config import HEADS, Config, num_steps
-from scemae_jax.data.augment import MIRRORED, AnyArray
+from scemae_jax.data.augment import AnyArray
 from scemae_jax.data.sources import Faces
 from scemae_jax.evaluation import detection
+from scemae_jax.faces.landmarks import scheme_of
 from scemae_jax.model import IMAGE_SIZE, WINDOW, centre_window
 from scemae_jax.models.convnet import ConvNet
 from scemae_jax.models.heads import LandmarkHead, prior_work_head
@@ -184,7 +185,7 @@ class _Trial:
     def __init__(self, protocol: Protocol):
         self.protocol = p = protocol
         settings = p.settings
-        self.mirror = settings.mirror and p.train.landmarks.shape[1] in MIRRORED
+        self.mirror = settings.mirror and scheme_of(p.train.landmarks.shape[1]).mirror is not None
         self.features = {name: functools.partial(_of_unit_length, features) for name, features in p.features.items()}
         self.truth = {form: take(p.test.landmarks) for form, take in p.forms.items()}
         self.test = {name: features(p.test.images) for name, features in self.features.items()}
@@ -210,7 +211,7 @@ class _Trial:
     def _error(self, predicted: Float[np.ndarray, "n l 2"], form: int) -> float:
         """Mean error of landmarks normalised over the window."""
         pixels = (predicted + 1) / 2 * (WINDOW - 1) + (IMAGE_SIZE - WINDOW) // 2
-        return detection.summarise(pixels, self.truth[form], detection.EYES.get(form))["error"]
+        return detection.summarise(pixels, self.truth[form], scheme_of(form).eyes)["error"]
 
     def _views(self, faces: Faces, number: int, seed: int) -> tuple[Array, dict[int, Float[np.ndarray, "v l 2"]]]:
         """Warped views of the faces, mirrored ones behind them, and their normalised landmarks by form."""

@@ -20,11 +20,11 @@ from jax.sharding import Mesh
 from scemae_jax import config as configuration
 from scemae_jax.config import Config
 from scemae_jax.data import sources
-from scemae_jax.data.augment import MIRRORED, five_points
 from scemae_jax.data.formats import UNLABELED_VALIDATION
 from scemae_jax.data.sources import Faces
 from scemae_jax.evaluation import detection, matching, representation
 from scemae_jax.evaluation.attention import attentive_near_landmarks
+from scemae_jax.faces.landmarks import five_points, in_form, scheme_of
 from scemae_jax.model import IMAGE_SIZE, Architecture, Model, Which
 from scemae_jax.model_file import export_stablehlo, fingerprint, load, save_model
 from scemae_jax.report.build import build_report
@@ -336,20 +336,6 @@ def run_match(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def landmark_forms(asked: Sequence[int], available: int) -> list[int]:
-    """How many landmarks are detected: those of `asked` that the data allow, else all."""
-    possible = {5, 68} if available == 68 else {available}
-    return [n for n in asked if n in possible] or [available]
-
-
-def _as_form(landmarks: np.ndarray, count: int) -> np.ndarray:
-    return landmarks if landmarks.shape[1] == count else five_points(landmarks)
-
-
-def _landmarks(faces: Faces, count: int) -> np.ndarray:
-    return _as_form(faces.landmarks, count)
-
-
 def run_detect(experiment: Experiment) -> dict[str, Any]:
     """Trains a landmark head on the annotated training faces and measures it on the test split, if that has any."""
     config = experiment.config
@@ -362,12 +348,12 @@ def run_detect(experiment: Experiment) -> dict[str, Any]:
         if (settings.which, settings.linear.which) != ("backbone", "backbone"):
             logging.warning("no projector (stage 2 did not run): the detector reads the backbone's features alone")
         settings.which = settings.linear.which = "backbone"
-    if settings.mirror and train.landmarks.shape[1] not in MIRRORED:
+    if settings.mirror and scheme_of(train.landmarks.shape[1]).mirror is None:
         logging.warning("which of %d landmarks mirror which is not known: no mirrored images", train.landmarks.shape[1])
         settings.mirror = False
     is_linear = len(train) < settings.linear.below
-    for count in landmark_forms(settings.landmarks, train.landmarks.shape[1]):
-        landmarks = _landmarks(train, count)
+    for count in scheme_of(train.landmarks.shape[1]).choose_forms(settings.landmarks):
+        landmarks = in_form(train.landmarks, count)
         if is_linear:
             unlabelled = experiment.some_unlabelled_faces().images
             head = detection.fit_linear_head(model, train.images, landmarks, unlabelled, settings, seed=config.seed)
@@ -377,10 +363,10 @@ def run_detect(experiment: Experiment) -> dict[str, Any]:
                 name=f"detect_{count}", stop_at=experiment.stop_at,
             )  # fmt: skip
         save_model(model.with_head(head), experiment.workdir / "detectors" / f"{count}.msgpack")
-        eyes, methods = detection.EYES.get(count), {}
+        eyes, methods = scheme_of(count).eyes, {}
         if len(test):
-            truth = _landmarks(test, count)
-            mean_shape = np.broadcast_to(_landmarks(train, count).mean(axis=0), truth.shape)
+            truth = in_form(test.landmarks, count)
+            mean_shape = np.broadcast_to(in_form(train.landmarks, count).mean(axis=0), truth.shape)
             detected = model.with_head(head).detect(test.images, count)
             methods = {
                 "mean shape": detection.summarise(mean_shape, truth, eyes),
@@ -414,7 +400,7 @@ def run_few_shot(experiment: Experiment) -> dict[str, Any]:
         features[name] = functools.partial(
             network.features, stride=settings.stride, which=chosen, projected_weight=config.detect.projected_weight
         )
-    forms = landmark_forms(settings.landmarks, train.landmarks.shape[1])
+    forms = scheme_of(train.landmarks.shape[1]).choose_forms(settings.landmarks)
     protocol = few_annotations.Protocol(
         settings=settings,
         linear=config.detect.linear,
@@ -422,7 +408,7 @@ def run_few_shot(experiment: Experiment) -> dict[str, Any]:
         train=train,
         test=test,
         unlabelled=experiment.some_unlabelled_faces().images,
-        forms={count: functools.partial(_as_form, count=count) for count in forms},
+        forms={count: functools.partial(in_form, num_landmarks=count) for count in forms},
         baseline=settings.baselines,
     )
     rows = protocol.run(experiment.workdir / FEW_SHOT_ROWS, stop_at=experiment.stop_at)
@@ -433,7 +419,7 @@ def run_few_shot(experiment: Experiment) -> dict[str, Any]:
         "seeds": settings.seeds,
         **{
             str(count): {
-                "unit": detection.unit(detection.EYES.get(count)),
+                "unit": detection.unit(scheme_of(count).eyes),
                 "methods": few_annotations.summarise(rows, count),
             }
             for count in forms
@@ -448,7 +434,7 @@ def run_represent(experiment: Experiment) -> dict[str, Any]:
     faces = faces.take(np.arange(min(len(faces), settings.images or len(faces))))
     landmarks = faces.landmarks
     if landmarks.shape[1] == 68:
-        landmarks = _landmarks(faces, settings.landmarks)
+        landmarks = in_form(faces.landmarks, settings.landmarks)
     visible = representation.visible(landmarks)
     if (visible.sum(axis=0) > 1).sum() < 2 or visible.sum() <= settings.perplexity:
         return {

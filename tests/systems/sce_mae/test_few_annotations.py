@@ -278,7 +278,7 @@ def test_the_network_from_scratch_has_as_many_views_as_it_asks_for(tmp_path, mon
         return whole(network, inputs, targets, *arguments, **settings)
 
     whole = few_annotations.train
-    monkeypatch.setattr(few_shot, "train", train)
+    monkeypatch.setattr(few_annotations, "train", train)
     protocol(settings(counts=(4,), seeds=1, mirror=mirror, heads=("plain",))).run(tmp_path / "rows.jsonl")
     times = 2 if mirror else 1
     assert [len(seen["LandmarkHead"][i]) for i in (0, 1)] == [8 * times] * 2
