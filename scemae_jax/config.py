@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import ml_collections
 
-from scemae_jax.model import WINDOW, Architecture
+from scemae_jax.model import Architecture
 from scemae_jax.models import vit
 from scemae_jax.ops.density_peaks import DENSITY, Density
 
@@ -267,7 +267,8 @@ def check(config: Config) -> None:
     Raises:
       ValueError: a field has a value that does not exist, or does not fit another.
     """
-    patch_size = architecture(config).variant.patch_size
+    described = architecture(config)
+    patch_size = described.variant.patch_size
     for stage in ("match", "detect", "few_shot", "represent", "export"):
         stride = config[stage].stride
         if stride < 1 or patch_size % stride:
@@ -304,7 +305,7 @@ def check(config: Config) -> None:
         value = config.data[name]
         if unknown := [split for split in ((value,) if isinstance(value, str) else value) if split not in SPLITS]:
             raise ValueError(f"config.data.{name} names {unknown}: choose from {', '.join(SPLITS)}")
-    n = (WINDOW // patch_size) ** 2
+    n = described.side**2
     attentive = round(config.model.attentive_fraction * n)
     if not 0 < attentive < n or not 0 <= config.model.num_clusters <= n - attentive:
         raise ValueError(

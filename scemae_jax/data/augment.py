@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,6 @@ import numpy as np
 from jaxtyping import Array, Float, Key, Num
 
 from scemae_jax.faces.landmarks import scheme_of
-
-AnyArray = TypeVar("AnyArray", Array, np.ndarray)
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -93,9 +91,3 @@ def colour_jitter(key: Key[Array, ""], images: Float[Array, "b h w 3"], strength
     images = mean + (images - mean) * factors[1]
     grey = (images @ LUMA)[..., None]
     return jnp.clip(grey + (images - grey) * factors[2], 0, 1)
-
-
-def centre_crop(images: Num[AnyArray, "b h w c"], size: int) -> Num[AnyArray, "b size size c"]:
-    """The centre of the images: what evaluation sees."""
-    top, left = (images.shape[1] - size) // 2, (images.shape[2] - size) // 2
-    return images[:, top : top + size, left : left + size]

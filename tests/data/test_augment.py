@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from scemae_jax.data import augment
+from scemae_jax.faces.frame import FRAME
 from scemae_jax.faces.landmarks import scheme_of
 
 
@@ -42,7 +43,7 @@ def test_a_planted_mark_lands_where_to_output_says():
 def test_a_crop_of_the_window_is_the_centre_crop():
     images = np.random.default_rng(0).random((1, 136, 136, 3)).astype(np.float32)
     expected = images[:, 20:116, 20:116]
-    np.testing.assert_array_equal(augment.centre_crop(images, 96), expected)
+    np.testing.assert_array_equal(FRAME.centre_window(images), expected)
     for mirrored in (False, True):
         view = augment.resize_crops(images, crops((20, 20), (96, 96), mirrored))
         np.testing.assert_allclose(view, expected[:, :, ::-1] if mirrored else expected, atol=1e-5)

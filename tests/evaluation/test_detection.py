@@ -62,11 +62,6 @@ def test_eyes_of_68_landmarks_are_the_outer_corners():
     assert error == pytest.approx(2, rel=1e-5)
 
 
-def test_window_coordinates_end_at_the_centres_of_the_outer_pixels():
-    points = np.array([[[20, 20], [115, 115], [67.5, 20]]])
-    np.testing.assert_allclose(detection.to_window(points), [[[-1, -1], [1, 1], [0, -1]]])
-
-
 @pytest.mark.parametrize(("height", "width"), [(136, 136), (68, 204)])
 def test_a_planted_head_points_at_the_blob_in_pixels_of_the_images_given(brightness, height, width):
     # One heatmap, the brightness itself; the regressor passes its point on.

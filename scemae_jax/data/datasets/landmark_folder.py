@@ -13,7 +13,8 @@ from absl import logging
 
 from scemae_jax.data import formats
 from scemae_jax.data.formats import Face
-from scemae_jax.data.images import SIZE, DatasetError, UnreadableImage, in_threads, prepare_face
+from scemae_jax.data.images import DatasetError, UnreadableImage, in_threads, prepare_face
+from scemae_jax.faces.frame import FRAME
 
 MAX_SKIPPED_FRACTION = 0.1
 MAX_SKIPPED_ALWAYS = 3
@@ -74,7 +75,7 @@ class LandmarkFolder(tfds.core.GeneratorBasedBuilder):
             description="A folder of face images, with the landmarks of its landmarks.csv.",
             features=tfds.features.FeaturesDict(
                 {
-                    "image": tfds.features.Image(shape=(SIZE, SIZE, 3), encoding_format="jpeg"),
+                    "image": tfds.features.Image(shape=(FRAME.image_size, FRAME.image_size, 3), encoding_format="jpeg"),
                     "landmarks": tfds.features.Tensor(shape=(self.builder_config.num_landmarks, 2), dtype=np.float32),
                     "subject": tfds.features.Scalar(dtype=np.int64),
                 }

@@ -24,8 +24,9 @@ from scemae_jax.data.formats import UNLABELED_VALIDATION
 from scemae_jax.data.sources import Faces
 from scemae_jax.evaluation import detection, matching, representation
 from scemae_jax.evaluation.attention import attentive_near_landmarks
+from scemae_jax.faces.frame import FRAME
 from scemae_jax.faces.landmarks import five_points, in_form, scheme_of
-from scemae_jax.model import IMAGE_SIZE, Architecture, Model, Which
+from scemae_jax.model import Architecture, Model, Which
 from scemae_jax.model_file import export_stablehlo, fingerprint, load, save_model
 from scemae_jax.report.build import build_report
 from scemae_jax.systems.sce_mae import few_annotations, pretrain, refine
@@ -110,7 +111,7 @@ class Experiment:
         """
         if not set(splits) & set(self.dataset.info.splits):
             return Faces(
-                images=np.zeros((0, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8),
+                images=np.zeros((0, FRAME.image_size, FRAME.image_size, 3), np.uint8),
                 landmarks=np.zeros((0, 0, 2), np.float32),
                 subjects=np.zeros(0, np.int64),
             )
@@ -297,7 +298,9 @@ def run_match(experiment: Experiment) -> dict[str, Any]:
     if settings.clustered:
         networks["MAE, clustered"] = (experiment.mae(), "clustered")
     own: dict[str, matching.FeatureFn | None] = {"own location": None}
-    baselines = own | ({"raw patches": matching.raw_patches} if settings.baselines else {})
+    frame = experiment.architecture.frame
+    raw_patches = functools.partial(matching.raw_patches, frame=frame)
+    baselines = own | ({"raw patches": raw_patches} if settings.baselines else {})
     trained, means, some = own.copy(), {}, experiment.some_unlabelled_faces().images
     for name, (network, which) in networks.items():
         dense = functools.partial(network.features, stride=settings.stride, which=which)
@@ -306,9 +309,11 @@ def run_match(experiment: Experiment) -> dict[str, Any]:
         else:
             trained[name], means[name] = dense, matching.position_mean(dense, some)
     again = matching.random_pairings(pairs, settings.random_pairings, settings.warp_seed)
-    fixed = matching.match(faces, baselines, pairs=pairs, seed=settings.warp_seed)
+    fixed = matching.match(faces, baselines, pairs=pairs, seed=settings.warp_seed, frame=frame)
     pairings = np.concatenate([pairs[None], again])
-    found = matching.match(faces, trained, pairs=pairings.reshape(-1, 2), seed=settings.warp_seed, position_means=means)
+    found = matching.match(
+        faces, trained, pairs=pairings.reshape(-1, 2), seed=settings.warp_seed, position_means=means, frame=frame
+    )
     fixed |= {name: errors[: len(pairs)] for name, errors in found.items()}
 
     def form(count: int, part: slice) -> dict[str, Any]:
@@ -392,9 +397,9 @@ def run_few_shot(experiment: Experiment) -> dict[str, Any]:
             "skipped": f"{len(train)} annotated faces to learn from and {len(test)} in split {config.data.test_split}: "
             f"{min(settings.counts)} and one are needed{HOW_TO_ANNOTATE}"
         }
-    features: dict[str, few_annotations.FeatureFn] = (
-        {"raw patches": few_annotations.patch_colours} if settings.baselines else {}
-    )
+    frame, features = experiment.architecture.frame, {}
+    if settings.baselines:
+        features["raw patches"] = functools.partial(few_annotations.patch_colours, frame=frame)
     for name, (network, which) in measured_networks(experiment, settings.baselines).items():
         chosen = settings.which if name == "SCE-MAE" else which
         features[name] = functools.partial(
@@ -410,6 +415,7 @@ def run_few_shot(experiment: Experiment) -> dict[str, Any]:
         unlabelled=experiment.some_unlabelled_faces().images,
         forms={count: functools.partial(in_form, num_landmarks=count) for count in forms},
         baseline=settings.baselines,
+        frame=frame,
     )
     rows = protocol.run(experiment.workdir / FEW_SHOT_ROWS, stop_at=experiment.stop_at)
     return {
@@ -435,7 +441,8 @@ def run_represent(experiment: Experiment) -> dict[str, Any]:
     landmarks = faces.landmarks
     if landmarks.shape[1] == 68:
         landmarks = in_form(faces.landmarks, settings.landmarks)
-    visible = representation.visible(landmarks)
+    frame = experiment.architecture.frame
+    visible = representation.visible(landmarks, frame)
     if (visible.sum(axis=0) > 1).sum() < 2 or visible.sum() <= settings.perplexity:
         return {
             "skipped": f"{len(faces)} annotated faces in split {split} show {visible.sum()} landmarks: two faces with "
@@ -446,7 +453,7 @@ def run_represent(experiment: Experiment) -> dict[str, Any]:
     for name, (network, which) in measured_networks(experiment, experiment.config.match.baselines).items():
         dense = functools.partial(network.features, stride=settings.stride, which=which)
         kind = representation.represent(
-            representation.landmark_features(dense, faces.images, landmarks),
+            representation.landmark_features(dense, faces.images, landmarks, frame),
             perplexity=settings.perplexity, repeats=settings.repeats, seed=experiment.config.seed, name=name,
         )  # fmt: skip
         found[name], points[name] = kind.summary(), kind.points
