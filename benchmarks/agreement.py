@@ -16,7 +16,7 @@ from benchmarks.measure import Row
 from benchmarks.settings import Settings
 from benchmarks.steps import normalised_views, pretrain_task, random_weights, refine_task
 from scemae_jax.data.pipeline import Batches, index_batches
-from scemae_jax.model import WINDOW
+from scemae_jax.faces.frame import FRAME
 from scemae_jax.models import carb, mae
 from scemae_jax.ops.cover_and_stride import cover_and_stride
 from scemae_jax.ops.density_peaks import density_peaks_of_images
@@ -101,7 +101,7 @@ def operations(settings: Settings) -> list[Operation]:
             return view.reshape(len(view), 12, 8, 12, 8, 3).mean(axis=(2, 4))
 
         floats = images.astype(jnp.float32) / 255
-        return {"map": cover_and_stride(mean_colours, floats, window=WINDOW, stride=4, patch_size=8)}
+        return {"map": cover_and_stride(mean_colours, floats, window=FRAME.window, stride=4, patch_size=8)}
 
     def warp(key: Array, images: Array) -> Results:
         drawn = ThinPlateWarp.sample(jax.random.wrap_key_data(key))
@@ -136,7 +136,7 @@ def networks(settings: Settings, bars: tuple[float, float, float]) -> list[Opera
     weights = random_weights(architecture)
     params = {name: weights[name] for name in ("encoder", "decoder")}
     views = normalised_views(settings, IMAGES)
-    side = WINDOW // architecture.variant.patch_size
+    side = architecture.side
     noise = np.random.default_rng(0).random((IMAGES, side**2)).astype(np.float32)
     tokens = np.random.default_rng(1).normal(size=(IMAGES, 18, architecture.variant.width)).astype(np.float32)
 

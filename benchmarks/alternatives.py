@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from scemae_jax.model import WINDOW, Architecture
+from scemae_jax.model import Architecture
 from scemae_jax.models import carb, vit
 from scemae_jax.ops.lcr import Repellence, lcr_loss
 
@@ -99,7 +99,7 @@ def _every_layer(
 
 
 def _all_positions(architecture: Architecture) -> Float[Array, "n 2"]:
-    side = WINDOW // architecture.variant.patch_size
+    side = architecture.side
     return jnp.asarray(carb.patch_positions(side, side))
 
 

@@ -14,7 +14,7 @@ the kept ones.
 
 from __future__ import annotations
 
-from scemae_jax.model import WINDOW, Architecture
+from scemae_jax.model import Architecture
 from scemae_jax.models.carb import num_attentive
 
 TRAINING = 3
@@ -37,7 +37,7 @@ def attention(tokens: int, width: int) -> int:
 
 
 def num_patches(architecture: Architecture) -> int:
-    return (WINDOW // architecture.variant.patch_size) ** 2
+    return architecture.side**2
 
 
 def _patch_values(architecture: Architecture) -> int:

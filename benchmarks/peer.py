@@ -19,7 +19,8 @@ from benchmarks import flops, peer_clustering
 from benchmarks.measure import Contender, first_call_seconds
 from benchmarks.settings import Settings
 from benchmarks.steps import normalised_views
-from scemae_jax.model import IMAGE_SIZE, WINDOW, Architecture
+from scemae_jax.faces.frame import FRAME
+from scemae_jax.model import Architecture
 from scemae_jax.models.vit import LAYER_NORM_EPSILON
 
 
@@ -41,7 +42,7 @@ def masked_autoencoder(architecture: Architecture, *, mask_ratio: float | None =
     """Hugging Face's MAE of these sizes, random weights, on `device()`."""
     v = architecture.variant
     config = ViTMAEConfig(
-        image_size=WINDOW,
+        image_size=FRAME.window,
         patch_size=v.patch_size,
         hidden_size=v.width,
         num_hidden_layers=v.depth,
@@ -99,11 +100,11 @@ def features(settings: Settings, stride: int) -> Contender:
     architecture, count = settings.architecture, settings.feature_images
     encoder = masked_autoencoder(architecture, mask_ratio=0.0).vit.eval()
     patch_size = architecture.variant.patch_size
-    side, shifts = WINDOW // patch_size, patch_size // stride
+    side, shifts = FRAME.window // patch_size, patch_size // stride
     in_order = torch.arange(side**2, dtype=torch.float32, device=device()).expand(count, -1)  # nothing is shuffled
     images = torch.from_numpy(settings.images(count)).to(device()).permute(0, 3, 1, 2)
     mean, std = (torch.tensor(x, device=device())[:, None, None] for x in (architecture.mean, architecture.std))
-    border = (IMAGE_SIZE - WINDOW) // 2
+    border = FRAME.offset
     starts = [border + (stride * (2 * shift + 1) - patch_size) // 2 for shift in range(shifts)]
 
     @torch.inference_mode()
@@ -112,7 +113,7 @@ def features(settings: Settings, stride: int) -> Contender:
         with _arithmetic(settings.dtype):
             for top in starts:
                 for left in starts:
-                    view = normalised[:, :, top : top + WINDOW, left : left + WINDOW]
+                    view = normalised[:, :, top : top + FRAME.window, left : left + FRAME.window]
                     tokens = encoder(view, noise=in_order).last_hidden_state[:, 1:]
                     maps.append(tokens.unflatten(1, (side, side)))
         stacked = torch.stack(maps, dim=3).unflatten(3, (shifts, shifts))  # [b, row, column, down, across, d]

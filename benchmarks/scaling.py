@@ -32,14 +32,15 @@ from benchmarks import flops, gpu_compiler, program
 from scemae_jax import config as configuration
 from scemae_jax.config import Config
 from scemae_jax.data.pipeline import Batches, index_batches
-from scemae_jax.model import IMAGE_SIZE, Architecture
+from scemae_jax.faces.frame import FRAME
+from scemae_jax.model import Architecture
 from scemae_jax.systems.sce_mae import pretrain, refine
 from scemae_jax.training import feed, loop, sharding
 
 CELEBA = 162_770
 """Training images."""
 EPOCHS = 400
-IMAGE = (IMAGE_SIZE, IMAGE_SIZE, 3)
+IMAGE = (FRAME.image_size, FRAME.image_size, 3)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,8 @@ from jaxtyping import UInt8
 from benchmarks.chips import Peak, peak_flops
 from scemae_jax import config as configuration
 from scemae_jax.config import Config
-from scemae_jax.model import IMAGE_SIZE, Architecture
+from scemae_jax.faces.frame import FRAME
+from scemae_jax.model import Architecture
 from scemae_jax.training import sharding
 
 
@@ -84,7 +85,7 @@ class Settings:
 
     def images(self, count: int) -> UInt8[np.ndarray, "n 136 136 3"]:
         """Noise: no arithmetic here depends on what is seen."""
-        return np.random.default_rng(0).integers(0, 256, (count, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+        return np.random.default_rng(0).integers(0, 256, (count, FRAME.image_size, FRAME.image_size, 3), np.uint8)
 
     def plain(self) -> dict[str, Any]:
         """As JSON would hold them."""

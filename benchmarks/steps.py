@@ -17,7 +17,8 @@ from benchmarks import alternatives
 from benchmarks.measure import Contender, compile_program
 from benchmarks.settings import Settings
 from scemae_jax.data.sources import ImagesInMemory
-from scemae_jax.model import WINDOW, Architecture
+from scemae_jax.faces.frame import FRAME
+from scemae_jax.model import Architecture
 from scemae_jax.models import mae, vit
 from scemae_jax.systems.sce_mae import pretrain, refine
 from scemae_jax.training import loop, sharding
@@ -106,7 +107,7 @@ def refine_task(settings: Settings, source: Input) -> loop.Task:
 
 def normalised_views(settings: Settings, count: int) -> Float[np.ndarray, "n 96 96 3"]:
     """What the networks see, without augmentation."""
-    views = jnp.asarray(settings.images(count)[:, :WINDOW, :WINDOW])
+    views = jnp.asarray(settings.images(count)[:, : FRAME.window, : FRAME.window])
     return np.asarray(settings.architecture.normalise(views))
 
 
@@ -114,7 +115,7 @@ def without_augmentation(task: loop.Task, settings: Settings) -> loop.Task:
     """Stage 1's masked autoencoder and optimiser alone, on views that are handed over."""
     stage, batch_size = settings.config.pretrain, task.input.batch_size
     network = settings.architecture.build_mae(vit.LayerLoop(scan=stage.scan_layers, remat=stage.remat))
-    patches = (WINDOW // settings.architecture.variant.patch_size) ** 2
+    patches = settings.architecture.side**2
 
     def loss(params: Any, _: Any, batch: dict[str, Num[Array, "b 96 96 3"]], key: Array) -> tuple[Array, dict]:
         noise = jax.random.uniform(key, (batch_size, patches))

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import ml_collections
 
-from scemae_jax.data.datasets.landmark_folder.annotations import SPLITS, UNLABELED_VALIDATION
+from scemae_jax.data.formats import SPLITS, UNLABELED_VALIDATION
 from scemae_jax.model import Architecture
 from scemae_jax.models import vit
 from scemae_jax.ops.density_peaks import DENSITY, Density

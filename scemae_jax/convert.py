@@ -39,7 +39,8 @@ from flax import traverse_util
 from jaxtyping import Float
 
 from scemae_jax import config as configuration
-from scemae_jax.model import WINDOW, Architecture, Model
+from scemae_jax.faces.frame import FRAME
+from scemae_jax.model import Architecture, Model
 from scemae_jax.model_file import load, save_model
 from scemae_jax.models import vit
 from scemae_jax.systems.sce_mae import settings
@@ -245,9 +246,10 @@ def _check_asked(asked: str | None, there: str, here: str) -> None:
         if asked.partition("/")[0] == there.partition("/")[0]:
             advice = f"patch_size {vit.variant(asked).patch_size} brings its patches to that"
         raise ValueError(f"encoder {asked!r} was asked for, and the checkpoint is {there!r}{resampled}: {advice}")
-    if WINDOW % patch_size:
+    window = FRAME.window
+    if window % patch_size:
         raise ValueError(
-            f"encoder {here!r}: the {WINDOW}x{WINDOW} window does not divide into patches of {patch_size}x{patch_size}"
+            f"encoder {here!r}: the {window}x{window} window does not divide into patches of {patch_size}x{patch_size}"
             ": patch_size resamples them, for example to 16"
         )
 
@@ -378,7 +380,7 @@ def from_torch(
     notes = {_renamed(name, _TO_MAE): name for name in shapes}
     params = {name: _from_layout(name, checkpoint.tensor(source)) for source, name in notes.items()}
     v = vit.variant(here)
-    side = WINDOW // v.patch_size
+    side = FRAME.window // v.patch_size
     if here != there:
         kernel = resample_patches(checkpoint.tensor("patch_embed.proj.weight"), v.patch_size)
         params[PATCH_KERNEL] = _from_layout(PATCH_KERNEL, kernel)
@@ -421,7 +423,7 @@ def from_torch(
     return Converted(model=model, dialect=checkpoint.dialect, taken=taken, left=left, missing=missing)
 
 
-def to_torch(model: Model, dialect: Dialect, *, image_size: int = WINDOW) -> dict[str, np.ndarray]:
+def to_torch(model: Model, dialect: Dialect, *, image_size: int | None = None) -> dict[str, np.ndarray]:
     """The weights of a model under the names, and in the layout, of a PyTorch one; `from_torch` gives the same back.
 
     Encoder and decoder (timm has encoders only). The projector and the landmark heads, which have no like there, are
@@ -430,7 +432,8 @@ def to_torch(model: Model, dialect: Dialect, *, image_size: int = WINDOW) -> dic
     Args:
       model: of any kind.
       dialect: "mae", "timm" or "huggingface" (today's names of its modules, as `load_state_dict` needs them).
-      image_size: in pixels; the images that the tables of the sin-cos position code are written for.
+      image_size: in pixels; the images that the tables of the sin-cos position code are written for; None: the
+        model's window.
 
     Returns:
       Arrays by name, float32.
@@ -442,12 +445,14 @@ def to_torch(model: Model, dialect: Dialect, *, image_size: int = WINDOW) -> dic
     if dialect not in get_args(Dialect):
         raise ValueError(f"dialect is {dialect!r}: choose one of {', '.join(get_args(Dialect))}")
     architecture, patch_size = model.architecture, model.architecture.variant.patch_size
+    window = architecture.frame.window
+    image_size = window if image_size is None else image_size
     side, rest = divmod(image_size, patch_size)
     if rest or side < 1:
         raise ValueError(f"image_size is {image_size}: choose a multiple of the patch size {patch_size}")
-    if architecture.positions == "learned" and image_size != WINDOW:
+    if architecture.positions == "learned" and image_size != window:
         raise ValueError(
-            f"image_size is {image_size}, and the model's learned position table is for {WINDOW}: leave it"
+            f"image_size is {image_size}, and the model's learned position table is for {window}: leave it"
         )
     parts = {part: model.params[part] for part in _PARTS[dialect] if part in model.params}
     flat = traverse_util.flatten_dict(parts, sep=".")
@@ -598,7 +603,7 @@ def convert_checkpoint(
     )
 
 
-def convert_model(name: str, output: str, dialect: Dialect, *, image_size: int = WINDOW) -> None:
+def convert_model(name: str, output: str, dialect: Dialect, *, image_size: int | None = None) -> None:
     """Makes a checkpoint file of a model file (or a model's name) and prints what is in it and what was left out."""
     model = load(name)
     state = to_torch(model, dialect, image_size=image_size)
@@ -619,7 +624,9 @@ POSITIONS = flags.DEFINE_enum(
 )
 DECODER_HEADS = flags.DEFINE_integer("decoder_heads", None, "With --checkpoint: of its decoder, if not 32 wide each.")
 TO = flags.DEFINE_enum("to", None, list(get_args(Dialect)), "With --model: the names that the checkpoint is to have.")
-TO_IMAGE_SIZE = flags.DEFINE_integer("image_size", WINDOW, "With --model: images that the position table is for.")
+TO_IMAGE_SIZE = flags.DEFINE_integer(
+    "image_size", None, "With --model: images that the position table is for, if not the model's window."
+)
 
 
 def _refuse(without: str, **given: flags.FlagHolder) -> None:

@@ -20,9 +20,9 @@ from jax.sharding import Mesh
 from scemae_jax import config as configuration
 from scemae_jax.config import Config
 from scemae_jax.data import sources
-from scemae_jax.data.datasets.landmark_folder.annotations import UNLABELED_VALIDATION
+from scemae_jax.data.formats import UNLABELED_VALIDATION
 from scemae_jax.data.sources import Faces
-from scemae_jax.model import IMAGE_SIZE
+from scemae_jax.faces.frame import FRAME
 from scemae_jax.model_file import fingerprint
 from scemae_jax.training import checkpoints, loop, processes, sharding
 from scemae_jax.training.feed import Input, open_input
@@ -158,7 +158,7 @@ class Experiment:
         """
         if not set(splits) & set(self.dataset.info.splits):
             return Faces(
-                images=np.zeros((0, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8),
+                images=np.zeros((0, FRAME.image_size, FRAME.image_size, 3), np.uint8),
                 landmarks=np.zeros((0, 0, 2), np.float32),
                 subjects=np.zeros(0, np.int64),
             )

@@ -22,7 +22,6 @@ from ml_collections import config_flags
 from scemae_jax import config as configuration
 from scemae_jax.config import Config
 from scemae_jax.data.pipeline import Batches, index_batches
-from scemae_jax.model import IMAGE_SIZE
 from scemae_jax.systems import system_of
 from scemae_jax.systems.sce_mae import pretrain, refine
 from scemae_jax.training import loop, sharding
@@ -51,7 +50,8 @@ def first_step(config: Config, stage: str, mesh: Mesh) -> float:
     state = sharding.place(state, sharding.by_rules(mesh, state, config.mesh.rules))
     constants = sharding.place(task.constants, sharding.replicated(mesh))
     seen = jax.jit(loop.gathered_metrics(task).empty, out_shardings=sharding.replicated(mesh))()
-    images = np.random.default_rng(0).integers(0, 256, (batch_size, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    size = architecture.frame.image_size
+    images = np.random.default_rng(0).integers(0, 256, (batch_size, size, size, 3), np.uint8)
     batch = {"unlabelled": sharding.shard_batch(mesh, {"image": images})}
     resident = {"unlabelled": source.resident}
     _, seen = loop.compile_step(task, mesh, config.mesh.rules)(state, seen, constants, resident, batch)

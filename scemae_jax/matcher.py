@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from scemae_jax.evaluation.matching import predict_matches
-from scemae_jax.model import IMAGE_SIZE, WINDOW, Model, placement
+from scemae_jax.model import Model, placement
 
 
 def match(
@@ -29,8 +29,8 @@ def match(
         raise ValueError(f"the images have shapes {np.shape(image)} and {np.shape(other)}: resize one to the other")
     which = "projected" if model.refined else "backbone"
     images = np.stack([image, other])
-    maps, placed = model.features(images, stride, which), placement(images)
-    offset = (IMAGE_SIZE - WINDOW) // 2
-    queries = placed.to_square(np.asarray(points)) - offset
-    found = np.asarray(predict_matches(maps[0], maps[1], jnp.asarray(queries)))
-    return placed.from_square(found + offset)
+    frame = model.architecture.frame
+    maps, placed = model.features(images, stride, which), placement(images, frame)
+    queries = frame.to_window(placed.to_square(np.asarray(points)))
+    found = np.asarray(predict_matches(maps[0], maps[1], jnp.asarray(queries), window=frame.window))
+    return placed.from_square(frame.from_window(found))

@@ -12,15 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from scemae_jax.data.augment import AnyArray, centre_crop
-from scemae_jax.data.images import BACKGROUND, Placement
+from scemae_jax.data.images import BACKGROUND
+from scemae_jax.faces.frame import FRAME, Frame, Placement
 from scemae_jax.models import carb, heads, mae, vit
 from scemae_jax.ops.cover_and_stride import cover_and_stride
 from scemae_jax.ops.density_peaks import Density
-
-IMAGE_SIZE = 136
-WINDOW = 96
-"""Pixels on a side of an image, and of the centre window that is looked at (DVE's, which all prior work has kept)."""
 
 Which = Literal["backbone", "projected", "both", "clustered"]
 CHUNK = 32
@@ -50,10 +46,17 @@ class Architecture:
     dtype: str = "float32"
     positions: vit.Positions = "sincos"
     """Position codes of the encoder; the decoder's are always sin-cos."""
+    frame: Frame = FRAME
+    """Sizes of the images, and of the window that is looked at."""
 
     @functools.cached_property
     def variant(self) -> vit.Variant:
         return vit.variant(self.encoder)
+
+    @property
+    def side(self) -> int:
+        """Patches along a side of the window."""
+        return self.frame.window // self.variant.patch_size
 
     def normalise(self, images: Num[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
         """Standardises images: uint8, or floats in [0, 1]."""
@@ -62,7 +65,7 @@ class Architecture:
         return (images - jnp.array(self.mean)) / jnp.array(self.std)
 
     def build_encoder(self, layer_loop: vit.LayerLoop = vit.ONE_BY_ONE) -> vit.ViT:
-        v, side = self.variant, WINDOW // self.variant.patch_size
+        v, side = self.variant, self.side
         return vit.ViT(
             v.width,
             v.depth,
@@ -120,11 +123,11 @@ def _dense_features(
             backbone, projected = network.features(windows)
             both = [backbone, projected_weight * projected]
             chosen = projected if which == "projected" else jnp.concatenate(both, axis=-1)
-        grid = WINDOW // patch_size
-        return chosen.reshape(windows.shape[0], grid, grid, -1).astype(jnp.float32)
+        grid = (architecture.side, architecture.side)
+        return chosen.reshape(windows.shape[0], *grid, -1).astype(jnp.float32)
 
-    normalised = architecture.normalise(images)
-    return cover_and_stride(window_features, normalised, window=WINDOW, stride=stride, patch_size=patch_size)
+    normalised, window = architecture.normalise(images), architecture.frame.window
+    return cover_and_stride(window_features, normalised, window=window, stride=stride, patch_size=patch_size)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,10 +184,12 @@ class Model:
         which: Which = "projected",
         projected_weight: float = 1.0,
     ) -> Float[Array, "b 96/stride 96/stride c"]:
-        """Features of the centre 96x96 of 136x136 images, one for every `stride` pixels, by cover-and-stride.
+        """Features of the centre window of the images, one for every `stride` pixels, by cover-and-stride.
+
+        The shapes are those of most models, of images of 136x136 and windows of 96x96: `architecture.frame`.
 
         Args:
-          images: uint8, or floats in [0, 1]; those of another size are brought to 136x136 as `as_square_images` does.
+          images: uint8, or floats in [0, 1]; those of another size are brought to it as `as_square_images` does.
           stride: a divisor of the patch size.
           which: "backbone" (after the last norm), "projected", "both" concatenated in that order, or "clustered": the
             backbone's features after CARB's split, where each inattentive patch has those of its cluster's centre
@@ -196,19 +201,20 @@ class Model:
           ValueError: the images have another form or range, `which` is unknown, the stride does not divide the patch
             size, or the model has no projector (it is not refined) and `which` needs it.
         """
+        frame = self.architecture.frame
         if which not in get_args(Which):
             raise ValueError(f"which is {which!r}: choose {', '.join(map(repr, get_args(Which)))}")
         if which in ("projected", "both") and not self.refined:
             raise ValueError(f"which={which!r} needs a projector, and this model has none (stage 2 did not run)")
-        placement(images)  # raises for images of another form before any are computed
+        placement(images, frame)  # raises for images of another form before any are computed
         if not len(images):
-            side, v = WINDOW // stride, self.architecture.variant
+            side, v = frame.window // stride, self.architecture.variant
             projection = self.architecture.projection
             width = {"projected": projection, "both": v.width + projection}.get(which, v.width)
             return jnp.zeros((0, side, side, width))
         chunks = []
         for start in range(0, len(images), CHUNK):
-            chunk = as_square_images(images[start : start + CHUNK])
+            chunk = as_square_images(images[start : start + CHUNK], frame)
             missing = CHUNK - len(chunk) if len(images) > CHUNK else 0
             padded = jnp.pad(chunk, ((0, missing), (0, 0), (0, 0), (0, 0)))
             chunks.append(self.dense_features(padded, stride, which, projected_weight)[: len(chunk)])
@@ -247,18 +253,18 @@ class Model:
                 f"num_landmarks is {num_landmarks}: this model detects {sorted(self.heads) or 'no landmarks'}; "
                 "fit_detector adds a detector"
             )
-        placed = placement(images)
-        head = self.heads[num_landmarks]
+        frame = self.architecture.frame
+        placed, head = placement(images, frame), self.heads[num_landmarks]
         network, points = head.build(), []
         for start in range(0, len(images), CHUNK):
             features = self.features(images[start : start + CHUNK], head.stride, head.which, head.projected_weight)
             points.append(np.asarray(_head_points(head.params, features, network=network)))
-        in_window = (np.concatenate([np.zeros((0, num_landmarks, 2), np.float32), *points]) + 1) / 2 * (WINDOW - 1)
-        return placed.from_square(in_window + (IMAGE_SIZE - WINDOW) // 2)
+        normalised = np.concatenate([np.zeros((0, num_landmarks, 2), np.float32), *points])
+        return placed.from_square(frame.denormalise(normalised))
 
 
-def placement(images: Num[Array | np.ndarray, "b h w 3"]) -> Placement:
-    """Where images of this size lie in the 136x136 square.
+def placement(images: Num[Array | np.ndarray, "b h w 3"], frame: Frame) -> Placement:
+    """Where images of this size lie in the frame's square.
 
     Raises:
       ValueError: not a batch of RGB images, or not uint8 or floats.
@@ -268,14 +274,14 @@ def placement(images: Num[Array | np.ndarray, "b h w 3"]) -> Placement:
         raise ValueError(f"images have the shape {shape}: a batch of RGB images [B, height, width, 3] is needed")
     if dtype != np.uint8 and not np.issubdtype(dtype, np.floating):
         raise ValueError(f"images are of type {dtype}: uint8, or floats in [0, 1], are needed")
-    return Placement((shape[2], shape[1]))
+    return frame.place((shape[2], shape[1]))
 
 
 @functools.partial(jax.jit, static_argnames="placed")
 def _on_squares(images: Array, *, placed: Placement) -> Array:
     largest = 255.0 if images.dtype == jnp.uint8 else 1.0
-    (width, height), (left, top) = placed.scaled, placed.offset
-    square = jnp.broadcast_to(jnp.array(BACKGROUND, jnp.float32) / 255, (IMAGE_SIZE, IMAGE_SIZE, 3))
+    (width, height), (left, top) = placed.scaled, placed.padding
+    square = jnp.broadcast_to(jnp.array(BACKGROUND, jnp.float32) / 255, (placed.square, placed.square, 3))
 
     def one(image: Array) -> Array:
         small = jax.image.resize(image.astype(jnp.float32) / largest, (height, width, 3), "linear")
@@ -284,22 +290,17 @@ def _on_squares(images: Array, *, placed: Placement) -> Array:
     return jax.lax.map(one, images)  # one at a time: as floats, many photographs would fill the memory
 
 
-def as_square_images(images: Num[Array | np.ndarray, "b h w 3"]) -> Num[Array, "b 136 136 3"]:
-    """Checks images, and brings those of another size to 136x136 as the data are: scaled to fit, padded with mid-grey.
+def as_square_images(images: Num[Array | np.ndarray, "b h w 3"], frame: Frame = FRAME) -> Num[Array, "b s s 3"]:
+    """Checks images, and brings those of another size to the frame's as the data are: scaled to fit, padded with grey.
 
-    Images of 136x136 stay as they are; others become floats in [0, 1].
+    Images of that size stay as they are; others become floats in [0, 1].
 
     Raises:
       ValueError: not a batch of RGB images, not uint8 or floats, or floats outside [0, 1].
     """
-    placed = placement(images)
+    placed = placement(images, frame)
     images = jnp.asarray(images)
     if images.dtype != np.uint8 and not ((images >= -1e-3) & (images <= 1 + 1e-3)).all():
         low, high = np.asarray(images).min(), np.asarray(images).max()  # on a CPU those of XLA pass over NaN
         raise ValueError(f"float images range from {low:.3g} to {high:.3g}: scale them to [0, 1], or pass uint8")
-    return images if placed.size == (IMAGE_SIZE, IMAGE_SIZE) else _on_squares(images, placed=placed)
-
-
-def centre_window(images: Num[AnyArray, "b 136 136 3"]) -> Num[AnyArray, "b 96 96 3"]:
-    """The part of the images that features are given for."""
-    return centre_crop(images, WINDOW)
+    return images if placed.size == (frame.image_size, frame.image_size) else _on_squares(images, placed=placed)

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import serialization
 
-from scemae_jax.model import IMAGE_SIZE, Architecture, Head, Model, Which
+from scemae_jax.faces.frame import Frame
+from scemae_jax.model import Architecture, Head, Model, Which
 
 FORMAT = 1
 
@@ -68,6 +69,8 @@ def load(path: str | Path) -> Model:
 
     fields = json.loads(content["architecture"])
     fields |= {name: tuple(fields[name]) for name in ("mean", "std")}
+    if "frame" in fields:  # which files of older versions lack: theirs is the default
+        fields["frame"] = Frame(**fields["frame"])
     return Model(
         architecture=Architecture(**fields),
         params=float32(content["params"]),
@@ -116,12 +119,13 @@ def pretrained() -> list[Path]:
 def export_stablehlo(model: Model, path: Path, *, stride: int, which: Which) -> None:
     """Writes the feature function, weights inside, as serialised StableHLO (`jax.export`).
 
-    It takes uint8 [b, 136, 136, 3] of any b and gives what `Model.features` does, in float32 whatever the model was
-    trained in; it runs on CPU, GPU and TPU.
+    It takes uint8 [b, s, s, 3] of any b, where s is the image size of the model's frame, and gives what
+    `Model.features` does, in float32 whatever the model was trained in; it runs on CPU, GPU and TPU.
     """
     exact = dataclasses.replace(model, architecture=dataclasses.replace(model.architecture, dtype="float32"))
     (batch,) = jax.export.symbolic_shape("b")
-    images = jax.ShapeDtypeStruct((batch, IMAGE_SIZE, IMAGE_SIZE, 3), jnp.uint8)
+    size = model.architecture.frame.image_size
+    images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
     function = jax.jit(lambda images: exact.dense_features(images, stride, which))
     exported = jax.export.export(function, platforms=("cpu", "cuda", "tpu"))(images)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,8 @@ from tqdm import tqdm
 from scemae_jax.data import sources
 from scemae_jax.data.datasets.landmark_folder import LandmarkFolder
 from scemae_jax.data.datasets.official import OfficialDataset, check_counts
-from scemae_jax.data.images import SIZE, DatasetError, in_threads
+from scemae_jax.data.images import DatasetError, in_threads
+from scemae_jax.faces.frame import FRAME
 
 DATASET = flags.DEFINE_enum("dataset", None, sources.DATASETS, "What to prepare.")
 MANUAL_DIR = flags.DEFINE_string("manual_dir", "", "Folder of the official files, or of your own faces.")
@@ -67,8 +68,9 @@ def verify(splits: Mapping[str, Sequence[dict[str, Any]]], *, landmarks: int, mi
         except Exception as error:  # whatever decoders and file formats raise is what is looked for
             return split, index, b"", f"cannot be decoded ({error})"
         image, points = example["image"], example["landmarks"]
-        if image.shape != (SIZE, SIZE, 3) or image.dtype != np.uint8:
-            return split, index, b"", f"is {image.dtype}{list(image.shape)}, expected uint8[{SIZE}, {SIZE}, 3]"
+        size = FRAME.image_size
+        if image.shape != (size, size, 3) or image.dtype != np.uint8:
+            return split, index, b"", f"is {image.dtype}{list(image.shape)}, expected uint8[{size}, {size}, 3]"
         digest = hashlib.sha256(image.tobytes()).digest()
         if points.shape != (landmarks, 2):
             return split, index, digest, f"has landmarks {list(points.shape)}, expected [{landmarks}, 2]"

@@ -8,7 +8,7 @@ from PIL import Image
 
 from scemae_jax import model as models
 from scemae_jax.data.images import prepare_face
-from scemae_jax.evaluation.detection import to_window
+from scemae_jax.faces.frame import FRAME
 from scemae_jax.model import Head, Model, as_square_images
 
 
@@ -172,7 +172,7 @@ def test_images_given_are_seen_as_prepared_ones(backbone_only):
     prepared = np.asarray(Image.open(io.BytesIO(jpeg))) / 255
     inner = slice(24, 112), slice(2, 134)  # the JPEG blurs the borders of the padding
     assert np.abs(as_square_images(given)[0][inner] - prepared[inner]).max() < 0.05
-    (point,) = to_window(landmarks[None])[0]
+    (point,) = FRAME.normalise(landmarks[None])[0]
     found = backbone_only.with_head(constant_head(1, point)).detect(given)
     np.testing.assert_allclose(found, [[[300, 120]]], atol=1e-3)
 

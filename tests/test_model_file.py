@@ -1,6 +1,7 @@
 """Exported models give the features they were exported with; files that are not such models are refused."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from flax import serialization
 
 import scemae_jax
 from scemae_jax import model_file
+from scemae_jax.faces.frame import Frame
 from scemae_jax.model import Head, Model
 from scemae_jax.model_file import export_stablehlo, load, save_model
 
@@ -51,6 +53,19 @@ def test_a_file_holds_all_of_a_model(model, path, images):
         assert loaded.heads[count].sizes() == model.heads[count].sizes()
         np.testing.assert_allclose(loaded.detect(images, count), model.detect(images, count), atol=1e-4)
     assert [file.name for file in path.parent.iterdir()] == ["scemae.msgpack"]
+
+
+def test_a_file_keeps_the_sizes_of_the_model(small_model, tmp_path):
+    """Files of older versions have none: theirs are those of all models then."""
+    larger = dataclasses.replace(small_model.architecture, frame=Frame(image_size=184, window=128))
+    save_model(dataclasses.replace(small_model, architecture=larger), tmp_path / "larger.msgpack")
+    assert load(tmp_path / "larger.msgpack").architecture == larger
+    content = serialization.msgpack_restore((tmp_path / "larger.msgpack").read_bytes())
+    fields = json.loads(content["architecture"])
+    assert fields.pop("frame") == {"image_size": 184, "window": 128}
+    content["architecture"] = json.dumps(fields)
+    (tmp_path / "old.msgpack").write_bytes(serialization.msgpack_serialize(content))
+    assert load(tmp_path / "old.msgpack").architecture.frame == Frame(image_size=136, window=96)
 
 
 def test_float16_halves_the_file_and_hardly_changes_the_features(model, path, images, tmp_path):

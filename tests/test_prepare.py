@@ -18,9 +18,10 @@ import tensorflow_datasets as tfds
 from absl import flags
 from PIL import Image
 
-from scemae_jax import prepare, sources
+from scemae_jax import prepare
+from scemae_jax.data import sources
 from scemae_jax.data.datasets import official
-from scemae_jax.data.datasets.celeba_landmarks.annotations import CUT
+from scemae_jax.data.datasets.celeba_landmarks import CUT
 from scemae_jax.data.datasets.splits import draw_held_out
 from scemae_jax.data.images import DatasetError
 

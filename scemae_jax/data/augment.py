@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Num
 
-AnyArray = TypeVar("AnyArray", Array, np.ndarray)
+from scemae_jax.faces.landmarks import scheme_of
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-
-# Where each landmark goes when the image is mirrored.
-_MIRRORED_68 = np.array(
-    [*range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1)]
-    + [45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40]
-    + [54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65]
-)
-MIRRORED = {0: np.arange(0), 5: np.array([1, 0, 2, 4, 3]), 68: _MIRRORED_68}
-
-
-def mirrored_order(num_landmarks: int) -> np.ndarray:
-    """Index of each landmark's mirror image: 5 points (eyes, nose, mouth corners) or the usual 68.
-
-    Raises:
-      ValueError: the order of so many landmarks is not known.
-    """
-    if num_landmarks not in MIRRORED:
-        raise ValueError(
-            f"flipping is defined for {sorted(MIRRORED)} landmarks, not {num_landmarks}: set flip=False for these data"
-        )
-    return MIRRORED[num_landmarks]
 
 
 class Crops(NamedTuple):
@@ -57,8 +36,9 @@ class Crops(NamedTuple):
         """Points of the source image as points of the output; landmarks of mirrored images are renumbered."""
         points = (points + 0.5 - self.corner[:, None]) * (self.output / self.size)[:, None]
         flipped = jnp.stack([self.output - points[..., 0], points[..., 1]], axis=-1)
-        if points.shape[1] in MIRRORED:
-            flipped = flipped[:, MIRRORED[points.shape[1]]]
+        scheme = scheme_of(points.shape[1])
+        if scheme.mirror is not None:
+            flipped = flipped[:, scheme.mirrored_order()]
         return jnp.where(self.mirrored[:, None, None], flipped, points) - 0.5
 
 
@@ -111,24 +91,3 @@ def colour_jitter(key: Key[Array, ""], images: Float[Array, "b h w 3"], strength
     images = mean + (images - mean) * factors[1]
     grey = (images @ LUMA)[..., None]
     return jnp.clip(grey + (images - grey) * factors[2], 0, 1)
-
-
-def centre_crop(images: Num[AnyArray, "b h w c"], size: int) -> Num[AnyArray, "b size size c"]:
-    """The centre of the images: what evaluation sees."""
-    top, left = (images.shape[1] - size) // 2, (images.shape[2] - size) // 2
-    return images[:, top : top + size, left : left + size]
-
-
-def five_points(landmarks: Float[np.ndarray, "... l 2"]) -> Float[np.ndarray, "... 5 2"]:
-    """MAFL's five of the usual 68 points: both eyes' centres, nose tip, mouth corners. Five stay as they are.
-
-    Raises:
-      ValueError: there are neither 5 nor 68 landmarks.
-    """
-    count = landmarks.shape[-2]
-    if count == 5:
-        return landmarks
-    if count != 68:
-        raise ValueError(f"five points can be taken of 68 landmarks, not of {count}")
-    eyes = [landmarks[..., first : first + 6, :].mean(axis=-2) for first in (36, 42)]
-    return np.stack([*eyes, *(landmarks[..., i, :] for i in (30, 48, 54))], axis=-2)

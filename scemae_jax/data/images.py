@@ -14,8 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageOps
 
-SIZE = 136
-"""Width and height of a prepared image, in pixels."""
+from scemae_jax.faces.frame import FRAME
 
 MAX_PIXELS = 64_000_000
 """Largest image that is decoded: 64 megapixels, about 200 MB as RGB."""
@@ -57,40 +56,6 @@ class Cut(NamedTuple):
     """Of that first resize; the part kept is stretched bilinearly."""
 
 
-class Placement(NamedTuple):
-    """Where an image lies in the 136x136 square: centred, as large as fits, mid-grey around it.
-
-    Points are (x, y) in pixels whose centres have whole coordinates: an image of width w reaches from -0.5 to w - 0.5.
-    """
-
-    size: tuple[int, int]
-    """(width, height) of the image, in its own pixels."""
-
-    @property
-    def scaled(self) -> tuple[int, int]:
-        """(width, height) of the image in the square."""
-        width, height = (max(1, round(side * SIZE / max(self.size))) for side in self.size)
-        return width, height
-
-    @property
-    def offset(self) -> tuple[int, int]:
-        """(columns, rows) of padding before the image."""
-        return (SIZE - self.scaled[0]) // 2, (SIZE - self.scaled[1]) // 2
-
-    @property
-    def scale(self) -> Float[np.ndarray, "2"]:
-        """Pixels of the square per pixel of the image, along x and y; they differ by rounding."""
-        return np.divide(self.scaled, self.size)
-
-    def to_square(self, points: Float[np.ndarray, "... 2"]) -> Float[np.ndarray, "... 2"]:
-        """Points of the image as float32 points of the square."""
-        return ((points + 0.5) * self.scale - 0.5 + self.offset).astype(np.float32)
-
-    def from_square(self, points: Float[np.ndarray, "... 2"]) -> Float[np.ndarray, "... 2"]:
-        """Points of the square as float32 points of the image."""
-        return ((points - np.array(self.offset) + 0.5) / self.scale - 0.5).astype(np.float32)
-
-
 def prepare_face(
     source: BinaryIO, landmarks: Float[np.ndarray, "L 2"], *, name: str, cut: Cut | None = None
 ) -> tuple[bytes, Float[np.ndarray, "L 2"]]:
@@ -130,10 +95,10 @@ def prepare_face(
         orientation = 1 if cut else image.getexif().get(_EXIF_ORIENTATION, 1)
         width, height = (image.height, image.width) if orientation in (5, 6, 7, 8) else image.size
         is_prepared = image.format == "JPEG" and image.mode == "RGB" and orientation not in range(2, 9)
-        is_prepared = is_prepared and cut is None and image.size == (SIZE, SIZE)
+        is_prepared = is_prepared and cut is None and image.size == (FRAME.image_size, FRAME.image_size)
         # Lets the JPEG decoder itself shrink by 2, 4 or 8, to no less than twice the size asked for.
         if cut is None:
-            image.draft(None, (2 * SIZE, 2 * SIZE))
+            image.draft(None, (2 * FRAME.image_size, 2 * FRAME.image_size))
         image.load()
         upright = _eight_bit(image if cut else ImageOps.exif_transpose(image))
     except Exception as error:  # as above, for the decoders
@@ -149,12 +114,12 @@ def prepare_face(
     if cut is not None:
         left, top, right, bottom = cut.box
         zoomed = _zoomed(upright.convert("RGB"), cut, name)
-        small = zoomed.crop(cut.box).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-        scale = np.divide(SIZE, (right - left, bottom - top))
+        small = zoomed.crop(cut.box).resize((FRAME.image_size, FRAME.image_size), Image.Resampling.BILINEAR)
+        scale = np.divide(FRAME.image_size, (right - left, bottom - top))
         return _encode(small), ((landmarks * cut.zoom - (left, top)) * scale).astype(np.float32)
-    placement = Placement((width, height))
+    placement = FRAME.place((width, height))
     small = upright.resize(placement.scaled, Image.Resampling.BILINEAR)
-    return _encode(small, placement.offset), placement.to_square(landmarks)
+    return _encode(small, placement.padding), placement.to_square(landmarks)
 
 
 def in_threads(function: Callable[[_Task], _Result], tasks: Iterable[_Task]) -> Iterator[_Result]:
@@ -184,7 +149,7 @@ def _zoomed(image: Image.Image, cut: Cut, name: str) -> Image.Image:
 
 def _encode(image: Image.Image, offset: tuple[int, int] = (0, 0)) -> bytes:
     """A JPEG of the image on a mid-grey square, which shows through where it is transparent."""
-    canvas = Image.new("RGB", (SIZE, SIZE), BACKGROUND)
+    canvas = Image.new("RGB", (FRAME.image_size, FRAME.image_size), BACKGROUND)
     canvas.paste(image, offset, image if image.mode == "RGBA" else None)
     jpeg = io.BytesIO()
     canvas.save(jpeg, format="JPEG", quality=95, subsampling=0)

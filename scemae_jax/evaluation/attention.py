@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scemae_jax.data.sources import Faces
-from scemae_jax.model import CHUNK, IMAGE_SIZE, WINDOW, Model, centre_window
+from scemae_jax.model import CHUNK, Model
 from scemae_jax.models.carb import patch_positions, split_by_attention
 
 NEAR = 6.0
@@ -21,12 +21,12 @@ def attentive_near_landmarks(model: Model, faces: Faces) -> dict[str, float]:
     """
     architecture = model.architecture
     encoder, size = architecture.build_encoder(), architecture.variant.patch_size
-    side = WINDOW // size
-    centres = patch_positions(side, side) * size + (size - 1) / 2 + (IMAGE_SIZE - WINDOW) // 2
+    frame, side = architecture.frame, architecture.side
+    centres = frame.from_window(patch_positions(side, side) * size + (size - 1) / 2)
 
     @jax.jit
     def cls_logits(params, images):
-        windows = architecture.normalise(centre_window(images))
+        windows = architecture.normalise(frame.centre_window(images))
         bound = encoder.bind({"params": params})
         return bound.layers(bound.embed(windows), 1, architecture.split_layer)[1]
 

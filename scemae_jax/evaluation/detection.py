@@ -14,8 +14,9 @@ import optax
 from jaxtyping import Array, Float, Key, Num
 
 from scemae_jax.config import Config
-from scemae_jax.data import augment, pipeline
-from scemae_jax.model import IMAGE_SIZE, WINDOW, Head, Model, as_square_images, placement
+from scemae_jax.data import pipeline
+from scemae_jax.faces.landmarks import scheme_of
+from scemae_jax.model import Head, Model, as_square_images, placement
 from scemae_jax.ops.ridge import ridge
 from scemae_jax.ops.tps import ThinPlateWarp
 from scemae_jax.systems.sce_mae.settings import default
@@ -23,8 +24,6 @@ from scemae_jax.training import loop, optimizer, sharding
 from scemae_jax.training.feed import Input
 
 LOSS_SCALE = 10.0
-EYES = {5: (0, 1), 68: (36, 45)}
-"""The two points between which the inter-ocular distance is taken: eyes of 5 points, outer eye corners of 68."""
 
 
 def inter_ocular_error(
@@ -61,14 +60,9 @@ LINEAR_SETTINGS = {"stride", "mirror", "linear"}
 """The fields of `config.detect` that a linear head depends on, whatever it reads."""
 
 
-def to_window(points: Float[np.ndarray, "n l 2"]) -> Float[np.ndarray, "n l 2"]:
-    """Landmarks in pixels of 136x136 as coordinates in [-1, 1] over the centre window."""
-    return 2 * (points - (IMAGE_SIZE - WINDOW) // 2) / (WINDOW - 1) - 1
-
-
 def mirrored_targets(targets: Float[np.ndarray, "n l 2"]) -> Float[np.ndarray, "n l 2"]:
-    """Landmarks of the mirrored images, normalised over the window; raises ValueError as `augment.mirrored_order`."""
-    return (targets * [-1, 1])[:, augment.mirrored_order(targets.shape[1])]
+    """Normalised landmarks of the mirrored images; raises ValueError as `LandmarkScheme.mirrored_order`."""
+    return (targets * [-1, 1])[:, scheme_of(targets.shape[1]).mirrored_order()]
 
 
 def few_annotations_warp(key: Key[Array, ""]) -> ThinPlateWarp:
@@ -88,7 +82,7 @@ def _warped(keys: Key[Array, "n"], images: Num[Array, "n 136 136 3"], landmarks:
         warp = few_annotations_warp(key)
         if jnp.issubdtype(image.dtype, jnp.integer):
             image = image.astype(jnp.float32) / 255
-        return jnp.clip(warp.image(image), 0, 1), warp.landmarks(points, IMAGE_SIZE, IMAGE_SIZE)
+        return jnp.clip(warp.image(image), 0, 1), warp.landmarks(points, *image.shape[:2])
 
     return jax.lax.map(one, (keys, images, landmarks))
 
@@ -132,7 +126,7 @@ def fit_linear_head(
             f"{len(unlabelled)} unlabelled faces do not show how features vary: give some hundreds, or None"
         )
     views, points = warped_faces(images, landmarks, settings.linear.views, seed=seed)
-    targets = to_window(points)
+    targets = model.architecture.frame.normalise(points)
 
     def features(faces: Any) -> Array:
         read = (settings.stride, settings.linear.which, settings.projected_weight)
@@ -193,7 +187,7 @@ def fit_head(
       ValueError: there are no images, or a landmark is unknown.
     """
     _check_annotated(images, landmarks)
-    targets = to_window(landmarks)
+    targets = model.architecture.frame.normalise(landmarks)
     number = len(images) * (2 if settings.mirror else 1)
     read = (settings.stride, settings.which, settings.projected_weight)
     one = model.features(images[:1], *read)
@@ -284,7 +278,8 @@ def fit_detector(
     if unknown := settings.keys() - fields.keys():
         raise AttributeError(f"no detector setting is called {sorted(unknown)}: there are {sorted(fields)}")
     fields.update(settings)
-    squares, in_squares = as_square_images(images), placement(images).to_square(np.asarray(landmarks))
+    frame = model.architecture.frame
+    squares, in_squares = as_square_images(images, frame), placement(images, frame).to_square(np.asarray(landmarks))
     reads = fields.linear.which if len(images) < fields.linear.below else fields.which
     if "projected_weight" in settings and reads != "both":
         raise ValueError(
@@ -297,7 +292,7 @@ def fit_detector(
                 f"{len(images)} images get a linear head (linear.below is {fields.linear.below}), which has no "
                 f"{', '.join(unread)}: leave that out, or ask for a head with heatmaps with linear={{'below': 0}}"
             )
-        others = None if unlabelled is None else as_square_images(unlabelled)
+        others = None if unlabelled is None else as_square_images(unlabelled, frame)
         return model.with_head(fit_linear_head(model, squares, in_squares, others, fields, seed=seed))
     with tempfile.TemporaryDirectory() as folder:
         head = fit_head(model, squares, in_squares, fields, seed=seed, workdir=Path(folder), name="detect")

@@ -9,6 +9,7 @@ harsher.)
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -20,11 +21,11 @@ from jaxtyping import Array, Bool, Float, Int, Key, Num
 from tqdm import tqdm
 
 from scemae_jax.data.sources import Faces
-from scemae_jax.model import IMAGE_SIZE, WINDOW
+from scemae_jax.faces.frame import FRAME, Frame
 from scemae_jax.ops.tps import ThinPlateWarp
 
 UNIT = "pixels of a 70x70 image"
-SCALE = 70 / WINDOW
+UNIT_SIZE = 70
 FAR = 8.0
 """A query is far if its true match is more than this many units away from it in the frame."""
 PATCH = 15
@@ -50,35 +51,40 @@ def warped_views(keys: Key[Array, "b"], images: Float[Array, "b 136 136 3"], lan
 
     def views(key: Array, image: Array, points: Array) -> Views:
         first, second = (ThinPlateWarp.sample(k) for k in jax.random.split(key))
-        once, points_once = first.image(image), first.landmarks(points, IMAGE_SIZE, IMAGE_SIZE)
-        twice, points_twice = second.image(once), second.landmarks(points_once, IMAGE_SIZE, IMAGE_SIZE)
+        once, points_once = first.image(image), first.landmarks(points, *image.shape[:2])
+        twice, points_twice = second.image(once), second.landmarks(points_once, *image.shape[:2])
         return Views(once, twice, points_once, points_twice)
 
     return jax.lax.map(lambda arguments: views(*arguments), (keys, images, landmarks))
 
 
-def upsampled(features: Float[Array, "*b g g c"]) -> Float[Array, "*b 96 96 c"]:
+def upsampled(features: Float[Array, "*b g g c"], window: int = FRAME.window) -> Float[Array, "*b w w c"]:
     """A feature for each pixel of the window, bilinearly between those of the map, and of unit length."""
-    return _of_unit_length(_resized(features))
+    return _of_unit_length(_resized(features, window))
 
 
-def _resized(maps: Float[Array, "*b g g c"]) -> Float[Array, "*b 96 96 c"]:
-    return jax.image.resize(maps, (*maps.shape[:-3], WINDOW, WINDOW, maps.shape[-1]), "linear")
+def _resized(maps: Float[Array, "*b g g c"], window: int) -> Float[Array, "*b w w c"]:
+    return jax.image.resize(maps, (*maps.shape[:-3], window, window, maps.shape[-1]), "linear")
 
 
 def _of_unit_length(features: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
     return features / jnp.maximum(jnp.linalg.norm(features, axis=-1, keepdims=True), 1e-12)
 
 
-def features_at(features: Float[Array, "g g c"], points: Num[Array | np.ndarray, "l 2"]) -> Float[Array, "l c"]:
+def features_at(
+    features: Float[Array, "g g c"], points: Num[Array | np.ndarray, "l 2"], window: int = FRAME.window
+) -> Float[Array, "l c"]:
     """The upsampled map at points (x, y) of the window, which are rounded, and clipped to it."""
-    x, y = jnp.clip(jnp.round(points), 0, WINDOW - 1).astype(jnp.int32).T
-    weights = jax.image.resize(jnp.eye(len(features)), (WINDOW, len(features)), "linear")
+    x, y = jnp.clip(jnp.round(points), 0, window - 1).astype(jnp.int32).T
+    weights = jax.image.resize(jnp.eye(len(features)), (window, len(features)), "linear")
     return _of_unit_length(jnp.einsum("lh,hwc,lw->lc", weights[y], features, weights[x], precision=_HIGHEST))
 
 
 def predict_matches(
-    reference: Float[Array, "g g c"], other: Float[Array, "h h c"], queries: Float[Array, "l 2"]
+    reference: Float[Array, "g g c"],
+    other: Float[Array, "h h c"],
+    queries: Float[Array, "l 2"],
+    window: int = FRAME.window,
 ) -> Float[Array, "l 2"]:
     """For each query (x, y) of the window, the pixel of the other map with the highest cosine similarity.
 
@@ -86,18 +92,20 @@ def predict_matches(
     that inner products are found between the features of the map and then upsampled; the lengths are those of the
     upsampled features.
     """
-    products = jnp.einsum("hwc,lc->hwl", other, features_at(reference, queries), precision=_HIGHEST)
-    lengths = jnp.linalg.norm(_resized(other), axis=-1, keepdims=True)
-    similarity = _resized(products) / jnp.maximum(lengths, 1e-12)
-    best = jnp.argmax(similarity.reshape(WINDOW * WINDOW, -1), axis=0)
-    return jnp.stack([best % WINDOW, best // WINDOW], axis=-1).astype(jnp.float32)
+    products = jnp.einsum("hwc,lc->hwl", other, features_at(reference, queries, window), precision=_HIGHEST)
+    lengths = jnp.linalg.norm(_resized(other, window), axis=-1, keepdims=True)
+    similarity = _resized(products, window) / jnp.maximum(lengths, 1e-12)
+    best = jnp.argmax(similarity.reshape(window * window, -1), axis=0)
+    return jnp.stack([best % window, best // window], axis=-1).astype(jnp.float32)
 
 
 def matching_error(
-    predicted: Float[Array | np.ndarray, "... 2"], truth: Float[Array | np.ndarray, "... 2"]
+    predicted: Float[Array | np.ndarray, "... 2"],
+    truth: Float[Array | np.ndarray, "... 2"],
+    window: int = FRAME.window,
 ) -> Float[Array, "..."]:
-    """Euclidean distance of points in pixels of the 96x96 window, scaled to a 70x70 image."""
-    return SCALE * jnp.linalg.norm(jnp.asarray(predicted) - jnp.asarray(truth), axis=-1)
+    """Euclidean distance of points in pixels of the window, scaled to a 70x70 image."""
+    return UNIT_SIZE / window * jnp.linalg.norm(jnp.asarray(predicted) - jnp.asarray(truth), axis=-1)
 
 
 def consecutive_pairs(count: int, limit: int = 0) -> Int[np.ndarray, "p 2"]:
@@ -181,10 +189,10 @@ class _Block(NamedTuple):
     different: Float[np.ndarray, "p l 2"]
 
 
-def _blocks(faces: Faces, pairs: Int[np.ndarray, "p 2"], seed: int) -> Iterator[_Block]:
+def _blocks(faces: Faces, pairs: Int[np.ndarray, "p 2"], seed: int, frame: Frame) -> Iterator[_Block]:
     """All pairs at once where an image is in several of them, so that it is warped once; else a few at a time."""
     recurring = len(np.unique(pairs)) < pairs.size
-    key, offset = jax.random.key(seed), (IMAGE_SIZE - WINDOW) // 2
+    key = jax.random.key(seed)
     keys_of = jax.vmap(lambda i: jax.random.fold_in(key, i))
 
     def warped(images: np.ndarray) -> Views:
@@ -198,15 +206,15 @@ def _blocks(faces: Faces, pairs: Int[np.ndarray, "p 2"], seed: int) -> Iterator[
         a, b = places.reshape(-1, 2).T
         references, reference = np.unique(a, return_inverse=True)
         once, twice, points_once, points_twice = in_batches(warped, 2 * PAIRS_AT_ONCE, images)
-        landmarks = points_twice[a] - offset  # whole pixels
-        queries = np.clip(landmarks, 0, WINDOW - 1)
+        landmarks = frame.to_window(points_twice[a])  # whole pixels
+        queries = np.clip(landmarks, 0, frame.window - 1)
         yield _Block(
             views=np.concatenate([twice[references], once]),
             rows=np.stack([reference, len(references) + a, len(references) + b], axis=1),
             queries=queries,
             clamped=(queries != landmarks).any(axis=-1),
-            same=points_once[a] - offset,
-            different=points_once[b] - offset,
+            same=frame.to_window(points_once[a]),
+            different=frame.to_window(points_once[b]),
         )
 
 
@@ -221,17 +229,19 @@ def in_batches(function: Callable[..., Any], size: int, *arrays: np.ndarray) -> 
     return parts[0] if len(parts) == 1 else jax.tree.map(lambda *found: np.concatenate(found), *parts)
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="window")
 def _predict(
     reference: Float[Array, "b g g c"],
     same: Float[Array, "b g g c"],
     different: Float[Array, "b g g c"],
     queries: Float[Array, "b l 2"],
     mean: Float[Array, "*g_g_c"],
+    window: int,
 ) -> tuple[Float[Array, "b l 2"], Float[Array, "b l 2"]]:
     def of_pair(pair: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
         reference, same, different = (features - mean for features in pair[:3])
-        return predict_matches(reference, same, pair[3]), predict_matches(reference, different, pair[3])
+        same_found = predict_matches(reference, same, pair[3], window)
+        return same_found, predict_matches(reference, different, pair[3], window)
 
     return jax.lax.map(of_pair, (reference, same, different, queries))  # batched, XLA's products are slow on a CPU
 
@@ -243,6 +253,7 @@ def match(
     pairs: Int[np.ndarray, "p 2"],
     seed: int,
     position_means: Mapping[str, Float[np.ndarray, "g g c"]] = MappingProxyType({}),
+    frame: Frame = FRAME,
 ) -> dict[str, Errors]:
     """Errors of each kind of features on the same pairs and warps, of every landmark of every pair.
 
@@ -253,13 +264,14 @@ def match(
     features at a time; otherwise only those of a few pairs are in memory.
 
     Args:
-      faces: annotated; landmarks in pixels of 136x136.
+      faces: annotated; landmarks in pixels of their images.
       features: by name; None answers with the query's own location, clamped to the window.
       pairs: indices (A, B) of images. The reference is A warped twice; "same" pairs it with A warped once,
         "different" with B warped once.
       seed: of the warps; image i is warped alike in whichever pair it occurs.
       position_means: of some of the features by name (see `position_mean`): a row "NAME, position-free" stands after
         each, measured on the same maps with this mean taken away. What is left says what, not where.
+      frame: sizes of the images, and of the window that the maps are of.
 
     Raises:
       ValueError: there are no pairs, or a landmark is unknown.
@@ -270,10 +282,10 @@ def match(
         raise ValueError("matching needs faces with all landmarks known: use faces.annotated()")
     collected: dict[str, list[Errors]] = {}
     progress = tqdm(total=len(pairs) * len(features), desc="match", unit="pair", mininterval=5)
-    for block in _blocks(faces, pairs, seed):
+    for block in _blocks(faces, pairs, seed, frame):
         for name, feature_fn in features.items():
             if feature_fn is None:
-                collected.setdefault(name, []).append(_errors(block, block.queries, block.queries))
+                collected.setdefault(name, []).append(_errors(block, block.queries, block.queries, frame.window))
                 progress.update(len(block.rows))
                 continue
             maps = in_batches(feature_fn, 3 * PAIRS_AT_ONCE, block.views)
@@ -281,38 +293,40 @@ def match(
             if name in position_means:
                 removed[f"{name}, position-free"] = position_means[name]
             for variant, mean in removed.items():
-                predicted = in_batches(
-                    lambda rows, queries, maps=maps, mean=mean: _predict(*maps[rows.T], queries, mean),
+                same, different = in_batches(
+                    lambda rows, queries, maps=maps, mean=mean: _predict(*maps[rows.T], queries, mean, frame.window),
                     PAIRS_AT_ONCE, block.rows, block.queries,
                 )  # fmt: skip
-                collected.setdefault(variant, []).append(_errors(block, *predicted))
+                collected.setdefault(variant, []).append(_errors(block, same, different, frame.window))
             progress.update(len(block.rows))
     progress.close()
     return {name: Errors.joined(parts) for name, parts in collected.items()}
 
 
-def _errors(block: _Block, same: Float[np.ndarray, "p l 2"], different: Float[np.ndarray, "p l 2"]) -> Errors:
+def _errors(
+    block: _Block, same: Float[np.ndarray, "p l 2"], different: Float[np.ndarray, "p l 2"], window: int
+) -> Errors:
     """Of the predictions for a block of pairs."""
     return Errors(
-        same=np.asarray(matching_error(same, block.same)),
-        different=np.asarray(matching_error(different, block.different)),
-        far=np.asarray(matching_error(block.queries, block.different) > FAR),
+        same=np.asarray(matching_error(same, block.same, window)),
+        different=np.asarray(matching_error(different, block.different, window)),
+        far=np.asarray(matching_error(block.queries, block.different, window) > FAR),
         clamped=block.clamped,
     )
 
 
-@jax.jit
-def raw_patches(images: Float[Array, "b 136 136 3"]) -> Float[Array, "b 96 96 675"]:
+@functools.partial(jax.jit, static_argnames="frame")
+def raw_patches(images: Float[Array, "b 136 136 3"], frame: Frame = FRAME) -> Float[Array, "b 96 96 675"]:
     """Baseline features: the 15x15 RGB patch around each pixel of the window, its mean colour removed."""
 
     def patches(image: Array) -> Array:
-        rim = (IMAGE_SIZE - WINDOW) // 2 - PATCH // 2
-        area = image[None, rim : IMAGE_SIZE - rim, rim : IMAGE_SIZE - rim]
+        rim, side = frame.offset - PATCH // 2, frame.window + PATCH - 1
+        area = image[None, rim : rim + side, rim : rim + side]
         found = jax.lax.conv_general_dilated_patches(
             area, (PATCH, PATCH), (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )[0]
-        by_colour = found.reshape(WINDOW, WINDOW, 3, -1)
-        return (by_colour - by_colour.mean(axis=-1, keepdims=True)).reshape(WINDOW, WINDOW, -1)
+        by_colour = found.reshape(frame.window, frame.window, 3, -1)
+        return (by_colour - by_colour.mean(axis=-1, keepdims=True)).reshape(frame.window, frame.window, -1)
 
     return jax.lax.map(patches, images)
 

@@ -8,6 +8,7 @@ features lie among those of another landmark.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,10 +24,9 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from scemae_jax.evaluation import matching
-from scemae_jax.model import IMAGE_SIZE, WINDOW
+from scemae_jax.faces.frame import FRAME, Frame
 
 BATCH = 32
-OFFSET = (IMAGE_SIZE - WINDOW) // 2
 
 
 class Labelled(NamedTuple):
@@ -36,10 +36,10 @@ class Labelled(NamedTuple):
     labels: Int[np.ndarray, "s"]
 
 
-def visible(landmarks: Float[np.ndarray, "n l 2"]) -> Bool[np.ndarray, "n l"]:
-    """Which landmarks (x, y), in pixels of 136x136, are in the window; unknown ones are not."""
-    points = landmarks - OFFSET
-    return np.all((points >= -0.5) & (points <= WINDOW - 0.5), axis=-1)
+def visible(landmarks: Float[np.ndarray, "n l 2"], frame: Frame = FRAME) -> Bool[np.ndarray, "n l"]:
+    """Which landmarks (x, y), in pixels of the images, are in the window; unknown ones are not."""
+    points = frame.to_window(landmarks)
+    return np.all((points >= -0.5) & (points <= frame.window - 0.5), axis=-1)
 
 
 def landmark_labels(visible: Bool[np.ndarray, "n l"]) -> Int[np.ndarray, "s"]:
@@ -48,22 +48,26 @@ def landmark_labels(visible: Bool[np.ndarray, "n l"]) -> Int[np.ndarray, "s"]:
 
 
 def landmark_features(
-    feature_fn: matching.FeatureFn, images: Num[np.ndarray, "n 136 136 3"], landmarks: Float[np.ndarray, "n l 2"]
+    feature_fn: matching.FeatureFn,
+    images: Num[np.ndarray, "n 136 136 3"],
+    landmarks: Float[np.ndarray, "n l 2"],
+    frame: Frame = FRAME,
 ) -> Labelled:
     """Features of each visible landmark, read as those of a query in matching; image by image.
 
     Args:
       feature_fn: gives the maps of some images.
       images: as `feature_fn` takes them.
-      landmarks: (x, y) in pixels of 136x136.
+      landmarks: (x, y) in pixels of the images.
+      frame: sizes of the images, and of the window that the maps are of.
     """
-    read = jax.jit(jax.vmap(matching.features_at))
-    points = jnp.asarray(landmarks - OFFSET)
+    read = jax.jit(jax.vmap(functools.partial(matching.features_at, window=frame.window)))
+    points = jnp.asarray(frame.to_window(landmarks))
     found = [
         np.asarray(read(feature_fn(images[i : i + BATCH]), points[i : i + BATCH]))  # pyright: ignore[reportArgumentType] - NumPy's arrays serve
         for i in range(0, len(images), BATCH)
     ]
-    seen = visible(landmarks)
+    seen = visible(landmarks, frame)
     return Labelled(np.concatenate(found)[seen], landmark_labels(seen))
 
 

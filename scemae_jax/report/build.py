@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num, UInt8
 
-from scemae_jax.data.augment import five_points
 from scemae_jax.data.sources import Faces
 from scemae_jax.evaluation import detection, matching, representation
-from scemae_jax.model import IMAGE_SIZE, WINDOW, Architecture, Model, bind, centre_window
+from scemae_jax.faces.frame import FRAME, Frame
+from scemae_jax.faces.landmarks import FIVE, five_points, in_form, scheme_of
+from scemae_jax.model import Architecture, Model, bind
 from scemae_jax.models import mae as masked_autoencoder
 from scemae_jax.models import vit
 from scemae_jax.models.carb import SelectedTokens
@@ -26,13 +27,10 @@ from scemae_jax.report.table import few_shot_forms
 
 STRIDE = 4
 """Of the feature maps that are drawn, in pixels."""
-OFFSET = (IMAGE_SIZE - WINDOW) // 2
 MASK_GREY = 0.5
 MAPPED_FACES = 5
-QUERY_NAMES = ("right eye", "left eye", "nose", "right mouth corner", "left mouth corner")
-"""Of five landmarks: right and left are the person's own."""
 USUAL_PLACES = np.array([[33.0, 40.0], [62.0, 40.0], [47.5, 54.0], [37.0, 68.0], [58.0, 68.0]])
-"""(x, y) in the window, about where a face that fills it has those five; asked for where nothing is annotated."""
+"""(x, y) in the default window, about where a face that fills it has those five; for faces without annotations."""
 DRAWN_QUERIES = 3
 """Landmarks whose similarity maps are shown."""
 
@@ -59,7 +57,7 @@ def build_report(
       faces: test faces, of which some are shown; with all their landmarks, or with none (`[n, 0, 2]`).
       mae: the backbone after stage 1; with its decoder, reconstructions are shown.
       model: the same backbone with its projector, where stage 2 ran.
-      detectors: by number of landmarks; give (x, y) in pixels of the 136x136 images.
+      detectors: by number of landmarks; give (x, y) in pixels of the images.
       results: as in results.json; stages may be missing.
       metrics: rows of metrics.jsonl.
       examples: faces in a picture, at most.
@@ -74,19 +72,19 @@ def build_report(
     """
     if not len(faces) or examples < 1:
         raise ValueError(f"{len(faces)} faces given, {examples} asked for: a report shows one or more")
-    shown = different_people(faces, examples, seed)
+    shown, frame = different_people(faces, examples, seed), model.architecture.frame
     pictures = curve_pictures(results, metrics)
     pictures |= reconstruction_pictures(mae, shown, seed)
     pictures |= selection_pictures(model, shown)
     maps = feature_maps(mae, model, shown)
-    pictures |= similarity_pictures(maps, shown)
-    pictures |= match_pictures(maps, shown)
+    pictures |= similarity_pictures(maps, shown, frame)
+    pictures |= match_pictures(maps, shown, frame)
     if embedded:
         pictures |= embedding_pictures(embedded, results["represent"])
     pictures |= few_shot_pictures(results.get("few_shot", {}))
     if shown.landmarks.size:
         for count, detect in sorted(detectors.items()):
-            pictures |= detection_pictures(detect, count, shown)
+            pictures |= detection_pictures(detect, count, shown, frame)
 
     folder = workdir / "report"
     folder.mkdir(parents=True, exist_ok=True)
@@ -113,9 +111,9 @@ def different_people(faces: Faces, count: int, seed: int) -> Faces:
     return faces.take(order[np.concatenate([np.sort(first), repeats])[:count]])
 
 
-def windows(faces: Faces) -> Float[np.ndarray, "n 96 96 3"]:
+def windows(faces: Faces, frame: Frame) -> Float[np.ndarray, "n 96 96 3"]:
     """What the networks see of the faces, in [0, 1]."""
-    return np.asarray(centre_window(faces.images), np.float32) / 255
+    return np.asarray(frame.centre_window(faces.images), np.float32) / 255
 
 
 def curve_pictures(results: dict[str, Any], metrics: list[dict[str, Any]]) -> dict[str, Picture]:
@@ -174,15 +172,15 @@ def _masked_and_pasted(
     architecture: Architecture, params: Any, images: Float[Array, "b h w 3"], noise: Float[Array, "b n"]
 ) -> tuple[Float[Array, "b h w 3"], Float[Array, "b h w 3"]]:
     output = bind(architecture.build_mae(), params)(architecture.normalise(images), noise)
-    hidden = pixel_mask(output.mask, architecture.variant.patch_size, WINDOW // architecture.variant.patch_size)
+    hidden = pixel_mask(output.mask, architecture.variant.patch_size, architecture.side)
     return jnp.where(hidden, MASK_GREY, images), pasted(architecture, images, output.reconstruction, output.mask)
 
 
 def reconstruction_pictures(mae: Model, faces: Faces, seed: int) -> dict[str, Picture]:
     if "decoder" not in mae.params:
         return {}
-    architecture, images = mae.architecture, jnp.asarray(windows(faces))
-    noise = jax.random.uniform(jax.random.key(seed), (len(images), (WINDOW // architecture.variant.patch_size) ** 2))
+    architecture, images = mae.architecture, jnp.asarray(windows(faces, mae.architecture.frame))
+    noise = jax.random.uniform(jax.random.key(seed), (len(images), architecture.side**2))
     params = {name: mae.params[name] for name in ("encoder", "decoder")}
     masked, whole = _masked_and_pasted(architecture, params, images, noise)
     shown = {"input": images, f"{architecture.mask_ratio:.0%} hidden": masked, "reconstructed": whole}
@@ -215,7 +213,7 @@ def selections(model: Model, images: Float[np.ndarray, "b 96 96 3"]) -> list[fig
 
 
 def selection_pictures(model: Model, faces: Faces) -> dict[str, Picture]:
-    architecture, images = model.architecture, windows(faces)
+    architecture, images = model.architecture, windows(faces, model.architecture.frame)
     chosen = selections(model, images)
     others = "The others are dropped."
     if architecture.num_clusters:
@@ -242,18 +240,21 @@ class Queries(NamedTuple):
     """Where they are in each face; NaN where that is not known."""
 
 
-def query_points(landmarks: Float[np.ndarray, "n l 2"]) -> Queries:
+def query_points(landmarks: Float[np.ndarray, "n l 2"], frame: Frame = FRAME) -> Queries:
     """MAFL's five of 68, some spread over another scheme, or without annotations the usual places of those five."""
     number, count = landmarks.shape[:2]
     if not count:
-        points = np.broadcast_to(USUAL_PLACES, (number, *USUAL_PLACES.shape))
-        return Queries(tuple(f"~ {name}" for name in QUERY_NAMES), points, np.full(points.shape, np.nan))
-    if count in (5, 68):
-        points, names = five_points(landmarks), QUERY_NAMES
+        usual = USUAL_PLACES * (frame.window / FRAME.window)
+        points = np.broadcast_to(usual, (number, *usual.shape))
+        return Queries(tuple(f"~ {name}" for name in FIVE.names), points, np.full(points.shape, np.nan))
+    scheme = scheme_of(count)
+    if FIVE.num_landmarks in scheme.forms:
+        points, names = five_points(landmarks), FIVE.names
     else:
         points = landmarks[:, np.unique(np.linspace(0, count - 1, min(count, 5)).round().astype(int))]
-        names = tuple(f"point {i + 1}" for i in range(points.shape[1]))
-    return Queries(names, points - OFFSET, points - OFFSET)
+        names = scheme.names[: points.shape[1]]
+    points = frame.to_window(points)
+    return Queries(names, points, points)
 
 
 def feature_maps(mae: Model, model: Model, faces: Faces) -> dict[str, Float[Array, "n g g c"]]:
@@ -264,21 +265,24 @@ def feature_maps(mae: Model, model: Model, faces: Faces) -> dict[str, Float[Arra
     return maps
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="window")
 def cosine_maps(
-    reference: Float[Array, "g g c"], maps: Float[Array, "n g g c"], queries: Num[Array | np.ndarray, "q 2"]
-) -> Float[Array, "q n 96 96"]:
+    reference: Float[Array, "g g c"],
+    maps: Float[Array, "n g g c"],
+    queries: Num[Array | np.ndarray, "q 2"],
+    window: int = FRAME.window,
+) -> Float[Array, "q n w w"]:
     """Cosine similarity of the reference's features at points (x, y) to all of the maps, upsampled."""
-    wanted = matching.features_at(reference, queries)
-    return jnp.einsum("qc,nhwc->qnhw", wanted, matching.upsampled(maps))
+    wanted = matching.features_at(reference, queries, window)
+    return jnp.einsum("qc,nhwc->qnhw", wanted, matching.upsampled(maps, window))
 
 
-def similarity_pictures(maps: Mapping[str, Array], faces: Faces) -> dict[str, Picture]:
+def similarity_pictures(maps: Mapping[str, Array], faces: Faces, frame: Frame) -> dict[str, Picture]:
     faces = faces.take(np.arange(min(MAPPED_FACES, len(faces))))
-    names, points, truth = query_points(faces.landmarks)
+    names, points, truth = query_points(faces.landmarks, frame)
     picked = np.unique(np.linspace(0, len(names) - 1, DRAWN_QUERIES).round().astype(int))
     similarity = {
-        name: np.asarray(cosine_maps(features[0], features[: len(faces)], points[0, picked]))
+        name: np.asarray(cosine_maps(features[0], features[: len(faces)], points[0, picked], frame.window))
         for name, features in maps.items()
     }
     rows = [
@@ -292,21 +296,22 @@ def similarity_pictures(maps: Mapping[str, Array], faces: Faces) -> dict[str, Pi
         "is more alike; each row has its own scale). Look for one bright spot at the same landmark of every face, "
         f"{target}. Two bright eyes, or a bright area that stays at the query's own place, are failures."
     )
-    drawn = figures.png(figures.similarity_maps(windows(faces), rows))
+    drawn = figures.png(figures.similarity_maps(windows(faces, frame), rows))
     alt = "Cosine similarity of one landmark's feature to all places of several faces"
     return {"similarity": Picture("Similarity to a point", caption, drawn, alt)}
 
 
-def match_pictures(maps: Mapping[str, Array], faces: Faces) -> dict[str, Picture]:
+def match_pictures(maps: Mapping[str, Array], faces: Faces, frame: Frame) -> dict[str, Picture]:
     pairs = np.arange(len(faces) // 2 * 2).reshape(-1, 2)
     if not len(pairs):
         return {}
-    images, (_, points, truth) = windows(faces), query_points(faces.landmarks)
+    images, (_, points, truth) = windows(faces, frame), query_points(faces.landmarks, frame)
     a, b = pairs.T
-    predict, found = jax.jit(jax.vmap(matching.predict_matches)), {}
+    predict = jax.jit(jax.vmap(functools.partial(matching.predict_matches, window=frame.window)))
+    found = {}
     for name, features in maps.items():
         predicted = np.asarray(predict(features[a], features[b], jnp.asarray(points[a])))
-        errors = np.asarray(matching.matching_error(predicted, truth[b])).mean(axis=1)
+        errors = np.asarray(matching.matching_error(predicted, truth[b], frame.window)).mean(axis=1)
         found[name] = [
             figures.Match(queries, found_at, known, f"{name}: mean error {error:.1f}" if np.isfinite(error) else name)
             for queries, found_at, known, error in zip(points[a], predicted, truth[b], errors, strict=True)
@@ -329,7 +334,6 @@ def match_pictures(maps: Mapping[str, Array], faces: Faces) -> dict[str, Picture
 
 def embedding_pictures(embedded: representation.Embedded, represent: dict[str, Any]) -> dict[str, Picture]:
     count = represent["landmarks"]
-    names = QUERY_NAMES if count == len(QUERY_NAMES) else [f"point {i + 1}" for i in range(count)]
     panels = {
         f"{name}: silhouette {represent['features'][name]['embedded']:.2f}": points
         for name, points in embedded.points.items()
@@ -340,7 +344,7 @@ def embedding_pictures(embedded: representation.Embedded, represent: dict[str, A
         "landmarks that the features do not tell apart. Directions and distances between islands mean nothing. "
         f"The silhouettes are means over {represent['repeats']} t-SNE."
     )
-    drawn = figures.png(figures.embeddings(panels, embedded.labels, names))
+    drawn = figures.png(figures.embeddings(panels, embedded.labels, scheme_of(count).names))
     alt = "Landmark features as points in the plane, coloured by landmark, one panel for each kind of features"
     return {"embeddings": Picture("Landmark features by t-SNE", caption, drawn, alt)}
 
@@ -367,15 +371,16 @@ def few_shot_pictures(few_shot: dict[str, Any]) -> dict[str, Picture]:
     return pictures
 
 
-def detection_pictures(detect: Detector, count: int, faces: Faces) -> dict[str, Picture]:
-    truth = faces.landmarks if faces.landmarks.shape[1] == count else five_points(faces.landmarks)
-    predicted, eyes = np.asarray(detect(faces.images)), detection.EYES.get(count)
+def detection_pictures(detect: Detector, count: int, faces: Faces, frame: Frame) -> dict[str, Picture]:
+    truth = in_form(faces.landmarks, count)
+    predicted, eyes = np.asarray(detect(faces.images)), scheme_of(count).eyes
     measure = functools.partial(detection.inter_ocular_error, eyes=eyes) if eyes else detection.box_diagonal_error
     labels = [f"error {error:.1f} %" for error in np.asarray(measure(predicted, truth))]
     caption = (
         f"{count} landmarks detected (filled) and annotated (hollow), joined by a line: the shorter, the better. "
         f"Errors are in {detection.unit(eyes)}."
     )
-    drawn = figures.png(figures.detections(windows(faces), predicted - OFFSET, truth - OFFSET, labels))
+    points = frame.to_window(predicted), frame.to_window(truth)
+    drawn = figures.png(figures.detections(windows(faces, frame), *points, labels))
     alt = f"Faces with {count} detected and annotated landmarks"
     return {f"detected_{count}": Picture("Detected landmarks", caption, drawn, alt)}

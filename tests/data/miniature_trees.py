@@ -14,7 +14,7 @@ import scipy.io
 from PIL import Image
 
 from scemae_jax.data import sources
-from scemae_jax.data.augment import five_points
+from scemae_jax.faces.landmarks import five_points
 from scemae_jax.synthetic_faces import draw_face
 
 

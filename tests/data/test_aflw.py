@@ -11,10 +11,9 @@ import pytest
 import scipy.io
 from PIL import Image
 
+from scemae_jax.data.datasets import aflw_m, aflw_r
 from scemae_jax.data.datasets.aflw_m import AflwM
-from scemae_jax.data.datasets.aflw_m import annotations as aflw_m
 from scemae_jax.data.datasets.aflw_r import AflwR
-from scemae_jax.data.datasets.aflw_r import annotations as aflw_r
 from scemae_jax.data.images import DatasetError
 
 
@@ -212,15 +211,15 @@ def test_truncated_image_is_an_error(tree_m, tmp_path):
     assert not any((tmp_path / "data").rglob("dataset_info.json"))
 
 
-@pytest.mark.parametrize(("annotations", "name"), [(aflw_m, "aflw_m"), (aflw_r, "aflw_r")])
-def test_counts_are_checked_unless_the_tree_is_a_miniature(annotations, name, makers, monkeypatch):
-    tree = annotations.FILES.find(makers[name][0])
-    annotations.read_splits(tree)  # 24 of over 13,000
-    monkeypatch.setattr(annotations, "OFFICIAL_COUNTS", {"train": 16, "test": 8})
-    annotations.read_splits(tree)
-    monkeypatch.setattr(annotations, "OFFICIAL_COUNTS", {"train": 16, "test": 9})
+@pytest.mark.parametrize(("module", "name"), [(aflw_m, "aflw_m"), (aflw_r, "aflw_r")])
+def test_counts_are_checked_unless_the_tree_is_a_miniature(module, name, makers, monkeypatch):
+    tree = module.FILES.find(makers[name][0])
+    module.read_splits(tree)  # 24 of over 13,000
+    monkeypatch.setattr(module, "OFFICIAL_COUNTS", {"train": 16, "test": 8})
+    module.read_splits(tree)
+    monkeypatch.setattr(module, "OFFICIAL_COUNTS", {"train": 16, "test": 9})
     with pytest.raises(DatasetError, match=r"found \{'train': 16, 'test': 8\} images, officially .*'test': 9"):
-        annotations.read_splits(tree)
+        module.read_splits(tree)
 
 
 def test_the_published_counts():

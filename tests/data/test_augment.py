@@ -1,13 +1,11 @@
-import csv
-
 import jax
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial.distance import cdist
 
 from scemae_jax.data import augment
+from scemae_jax.faces.frame import FRAME
+from scemae_jax.faces.landmarks import scheme_of
 
 
 def crops(corner, size, mirrored, output=96):
@@ -45,7 +43,7 @@ def test_a_planted_mark_lands_where_to_output_says():
 def test_a_crop_of_the_window_is_the_centre_crop():
     images = np.random.default_rng(0).random((1, 136, 136, 3)).astype(np.float32)
     expected = images[:, 20:116, 20:116]
-    np.testing.assert_array_equal(augment.centre_crop(images, 96), expected)
+    np.testing.assert_array_equal(FRAME.centre_window(images), expected)
     for mirrored in (False, True):
         view = augment.resize_crops(images, crops((20, 20), (96, 96), mirrored))
         np.testing.assert_allclose(view, expected[:, :, ::-1] if mirrored else expected, atol=1e-5)
@@ -68,7 +66,7 @@ def test_to_source_undoes_to_output(count):
     back = np.array(boxes.to_source(boxes.to_output(points)))
     if count != 3:
         flipped = np.asarray(boxes.mirrored)
-        back[flipped] = back[flipped][:, augment.mirrored_order(count)]
+        back[flipped] = back[flipped][:, scheme_of(count).mirrored_order()]
     np.testing.assert_allclose(back, points, atol=1e-3)
 
 
@@ -101,49 +99,6 @@ def test_resizing_the_whole_image_equals_pillow(output):
     view = augment.resize_crops(image[None, ..., None], crops((0, 0), (136, 136), False, output))
     expected = Image.fromarray(image).resize((output, output), Image.Resampling.BILINEAR)
     np.testing.assert_allclose(view[0, ..., 0], np.asarray(expected), atol=1e-4)
-
-
-@pytest.mark.parametrize("count", [5, 68])
-def test_mirroring_twice_changes_nothing(count):
-    order = augment.mirrored_order(count)
-    np.testing.assert_array_equal(order[order], np.arange(count))
-
-
-def test_who_changes_places_with_whom():
-    """Chin, nose bridge and lip middles stay; jaw ends, brows, eye corners and mouth corners swap."""
-    order = augment.mirrored_order(68)
-    stay = [8, *range(27, 31), 33, 51, 57, 62, 66]
-    np.testing.assert_array_equal(np.flatnonzero(order == np.arange(68)), stay)
-    for right, left in [(0, 16), (17, 26), (21, 22), (31, 35), (36, 45), (39, 42), (37, 44), (41, 46), (48, 54)]:
-        assert order[right] == left
-    for right, left in [(60, 64), (61, 63), (67, 65), (50, 52), (59, 55)]:
-        assert order[right] == left
-    np.testing.assert_array_equal(augment.mirrored_order(5), [1, 0, 2, 4, 3])
-    with pytest.raises(ValueError, match=r"\[0, 5, 68\] landmarks, not 21: set flip=False"):
-        augment.mirrored_order(21)
-
-
-def test_the_mean_of_real_faces_is_its_own_mirror_image(ytf68):
-    with (ytf68 / "landmarks.csv").open() as file:
-        rows = [row[3:] for row in csv.reader(file) if row[2] == "train"]
-    landmarks = np.array(rows, float).reshape(-1, 68, 2)
-    for shapes in (landmarks, augment.five_points(landmarks)):
-        mean = shapes.mean(axis=0)
-        mean -= mean.mean(axis=0)
-        cost = cdist(mean, mean * [-1, 1], "sqeuclidean")
-        _, best = linear_sum_assignment(cost)  # of all ways to pair the points with their mirror images
-        np.testing.assert_array_equal(augment.mirrored_order(len(mean)), best)
-
-
-def test_five_points():
-    landmarks = np.random.default_rng(0).random((3, 68, 2))
-    five = augment.five_points(landmarks)
-    np.testing.assert_allclose(five[:, 0], landmarks[:, 36:42].mean(axis=1))
-    np.testing.assert_allclose(five[:, 1], landmarks[:, 42:48].mean(axis=1))
-    np.testing.assert_array_equal(five[:, 2:], landmarks[:, [30, 48, 54]])
-    np.testing.assert_array_equal(augment.five_points(five), five)
-    with pytest.raises(ValueError, match="not of 21"):
-        augment.five_points(landmarks[:, :21])
 
 
 def test_jitter_changes_brightness_contrast_and_saturation_within_bounds():

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scemae_jax.data.datasets.celeba_landmarks import CelebaLandmarks, annotations
+from scemae_jax.data.datasets import celeba_landmarks
+from scemae_jax.data.datasets.celeba_landmarks import CelebaLandmarks
 from scemae_jax.data.images import DatasetError
 
 # Train 1-5, validation 6-8, test 9-10; MAFL has two of train, one of validation and one of test.
@@ -125,7 +126,7 @@ def test_damaged_zip_names_the_image(tree, tmp_path):
 
 def trust(archive, monkeypatch):
     sha1 = hashlib.sha1(archive.read_bytes()).hexdigest()
-    monkeypatch.setattr(CelebaLandmarks, "FILES", dataclasses.replace(annotations.FILES, sha1=sha1))
+    monkeypatch.setattr(CelebaLandmarks, "FILES", dataclasses.replace(celeba_landmarks.FILES, sha1=sha1))
 
 
 def test_archive_is_checked_and_unpacked(tree, tmp_path, monkeypatch):
@@ -226,20 +227,20 @@ def test_official_counts_are_checked_unless_the_tree_is_a_miniature(tree, monkey
     expected = {"train": 3, "validation": 2, "test": 2}
     counts = {"train": 5, "validation": 3, "test": 2, "MAFL/training.txt": 2, "MAFL/testing.txt": 2}
     for train, is_allowed in ((5, True), (6, False), (131, False), (132, True)):
-        monkeypatch.setattr(annotations, "OFFICIAL_COUNTS", {**counts, "train": train})
+        monkeypatch.setattr(celeba_landmarks, "OFFICIAL_COUNTS", {**counts, "train": train})
         if is_allowed:
-            assert {split: len(found) for split, found in annotations.read_splits(tree).items()} == expected
+            assert {split: len(found) for split, found in celeba_landmarks.read_splits(tree).items()} == expected
         else:
             with pytest.raises(
                 DatasetError, match=rf"CelebA's lists: found .'train': 5, .* officially .'train': {train}"
             ):
-                annotations.read_splits(tree)
-    monkeypatch.setattr(annotations, "OFFICIAL_COUNTS", {**counts, "MAFL/training.txt": 3})
+                celeba_landmarks.read_splits(tree)
+    monkeypatch.setattr(celeba_landmarks, "OFFICIAL_COUNTS", {**counts, "MAFL/training.txt": 3})
     with pytest.raises(DatasetError, match=r"'MAFL/training\.txt': 2, .* officially .*'MAFL/training\.txt': 3"):
-        annotations.read_splits(tree)
+        celeba_landmarks.read_splits(tree)
 
 
 def test_an_image_in_both_of_mafls_lists_is_an_error(tree):
     edit(tree, "MAFL/testing.txt", "000010.jpg", "000006.jpg")
     with pytest.raises(DatasetError, match=r"'000006\.jpg' is in MAFL/training\.txt and in MAFL/testing\.txt"):
-        annotations.read_splits(tree)
+        celeba_landmarks.read_splits(tree)

@@ -14,14 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from scemae_jax.data.datasets.landmark_folder import LandmarkFolder, builder, folder_config
-from scemae_jax.data.datasets.landmark_folder.annotations import (
-    Face,
-    assign_splits,
-    number_subjects,
-    read_folder,
-)
-from scemae_jax.data.images import BACKGROUND, SIZE, DatasetError, Placement, UnreadableImage, prepare_face
+from scemae_jax.data import formats
+from scemae_jax.data.datasets import landmark_folder as builder
+from scemae_jax.data.datasets.landmark_folder import LandmarkFolder, folder_config
+from scemae_jax.data.formats import Face, assign_splits, number_subjects, read_folder
+from scemae_jax.data.images import BACKGROUND, DatasetError, UnreadableImage, prepare_face
+from scemae_jax.faces.frame import FRAME
 
 YTF68 = Path(__file__).parents[3] / "shared" / "data" / "ytf68"
 NO_LANDMARKS = np.zeros((0, 2))
@@ -105,7 +103,7 @@ def test_landmarks_stay_on_what_they_mark(size, exif_orientation, kind):
     exif[0x0112] = exif_orientation
     image, moved = prepare(encode(stored, kind, exif=exif, quality=95), [mark, [np.nan, np.nan]])
 
-    assert image.shape == (SIZE, SIZE, 3)
+    assert image.shape == (FRAME.image_size, FRAME.image_size, 3)
     np.testing.assert_allclose(moved[0], centre_of_light(image), atol=0.1)
     assert np.isnan(moved[1]).all()
     assert moved.dtype == np.float32
@@ -116,7 +114,7 @@ def test_a_mark_is_where_its_landmark_says_and_leads_back():
     found = centre_of_light(image)
     np.testing.assert_allclose(moved, [[94.768, 67.568]], atol=1e-3)  # 700.5 * 0.136 - 0.5, 500.5 * 0.136 - 0.5
     np.testing.assert_allclose(moved[0], found, atol=0.1)
-    np.testing.assert_allclose(Placement((1000, 1000)).from_square(found), [700, 500], atol=0.5)
+    np.testing.assert_allclose(FRAME.place((1000, 1000)).from_square(found), [700, 500], atol=0.5)
 
 
 def test_padding_keeps_the_whole_image_centred():
@@ -165,9 +163,9 @@ def test_every_kind_of_image_keeps_its_colour(tmp_path):
 
 
 def test_a_prepared_jpeg_is_kept_bit_for_bit():
-    content = encode(noise(SIZE), "JPEG", quality=80)
+    content = encode(noise(FRAME.image_size), "JPEG", quality=80)
     assert prepare_face(io.BytesIO(content), NO_LANDMARKS, name="a")[0] == content
-    grey = encode(noise(SIZE).convert("L"), "JPEG")
+    grey = encode(noise(FRAME.image_size).convert("L"), "JPEG")
     assert prepare_face(io.BytesIO(grey), NO_LANDMARKS, name="a")[0] != grey
 
 
@@ -197,7 +195,7 @@ def test_damaged_files_raise_nothing_but_dataset_errors(kind, data):
         image, _ = prepare(bytes(content))
     except DatasetError:
         return
-    assert image.shape == (SIZE, SIZE, 3)
+    assert image.shape == (FRAME.image_size, FRAME.image_size, 3)
 
 
 @pytest.mark.parametrize(("landmark", "is_allowed"), [((-39, 79), True), ((41, 20), True), ((5, 81), False)])
@@ -295,7 +293,7 @@ def test_a_copy_prepared_by_an_older_version_is_not_taken_for_the_new_one(tmp_pa
     root = write_folder(tmp_path / "faces", files, "file,subject,split,x0,y0\n0.png,a,test,1,2\n1.png,a,unlabeled,,\n")
     with monkeypatch.context() as older:
         older.setattr(LandmarkFolder, "VERSION", "1.0.0")
-        older.setattr(builder.annotations, "assign_splits", lambda faces: {"train": [], "test": [], "unlabeled": faces})
+        older.setattr(formats, "assign_splits", lambda faces: {"train": [], "test": [], "unlabeled": faces})
         assert landmark_folder(root, data_dir=tmp_path / "data").info.splits["unlabeled"].num_examples == 3
     found = landmark_folder(root, data_dir=tmp_path / "data").info.splits
     assert {name: split.num_examples for name, split in found.items()} == {"test": 1, "unlabeled": 1}
@@ -465,7 +463,8 @@ def run_alone(code):
             sys.modules[name].__path__, sys.modules[name].__file__ = [folder], folder + "/__init__.py"
         def refuse(*args): raise AssertionError("tried the network")
         socket.socket.connect = socket.getaddrinfo = refuse
-        from scemae_jax.data.datasets.landmark_folder import LandmarkFolder, builder, folder_config
+        from scemae_jax.data.datasets import landmark_folder as builder
+        from scemae_jax.data.datasets.landmark_folder import LandmarkFolder, folder_config
     """
     code = textwrap.dedent(preamble) + textwrap.dedent(code)
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -4,7 +4,7 @@ import miniature_trees
 import numpy as np
 import pytest
 
-from scemae_jax.data.datasets.celeba_landmarks import annotations
+from scemae_jax.data.datasets import celeba_landmarks
 from scemae_jax.data.datasets.mafl import Mafl
 from scemae_jax.data.images import DatasetError
 
@@ -67,10 +67,10 @@ def test_celeba_and_mafl_share_no_training_image(made, tmp_path):
 def test_the_papers_counts_are_checked(made, monkeypatch, tmp_path):
     """The lists and CelebA's are checked together, so that a list cut short in the full CelebA is noticed."""
     counts = {"train": 24, "validation": 4, "test": 12, "MAFL/training.txt": 12, "MAFL/testing.txt": 6}
-    monkeypatch.setattr(annotations, "OFFICIAL_COUNTS", counts)
+    monkeypatch.setattr(celeba_landmarks, "OFFICIAL_COUNTS", counts)
     splits = Mafl(data_dir=tmp_path).read_splits(made[0] / "celeba")
     assert {split: len(faces) for split, faces in splits.items()} == {"train": 12, "test": 6}
-    monkeypatch.setattr(annotations, "OFFICIAL_COUNTS", {**counts, "MAFL/testing.txt": 7})
+    monkeypatch.setattr(celeba_landmarks, "OFFICIAL_COUNTS", {**counts, "MAFL/testing.txt": 7})
     with pytest.raises(DatasetError, match=r"'MAFL/testing\.txt': 6.*officially.*'MAFL/testing\.txt': 7"):
         Mafl(data_dir=tmp_path).read_splits(made[0] / "celeba")
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from scemae_jax.data import images
-from scemae_jax.data.datasets.three_hundred_w import ThreeHundredW, annotations
+from scemae_jax.data.datasets import three_hundred_w
+from scemae_jax.data.datasets.three_hundred_w import ThreeHundredW
 from scemae_jax.data.images import Cut, DatasetError, prepare_face
 
 
@@ -107,7 +108,7 @@ def test_images_landmarks_and_order(made, tmp_path):
 def test_one_face_by_hand(box, size, cut, point, expected, tree, tmp_path):
     zoom, left, top = cut
     expected_cut = Cut(None, (left, top, left + 100, top + 100), zoom, Image.Resampling.BICUBIC)
-    assert annotations.face_cut(box) == expected_cut
+    assert three_hundred_w.face_cut(box) == expected_cut
     set_boxes(tree, "ibug", [{"imgName": "image_7.png", "bb_detector": 0, "bb_ground_truth": np.array([box], float)}])
     Image.fromarray(gradient(*size)).save(tree / "ibug/image_7.png")
     rows = "\n".join(["%d %d" % point] * 68)  # noqa: UP031 - the clearest way to write a pair
@@ -148,7 +149,7 @@ def test_the_first_resize_is_bicubic_and_the_second_bilinear(box, zoom, left, to
 def test_the_box_is_52_wide_and_the_cut_around_it(corner, size):
     """Whole pixels and counting from 1 leave less than 2 pixels of play."""
     left, top, width, height = *corner, *size
-    cut = annotations.face_cut((left, top, left + width - 1, top + height - 1))
+    cut = three_hundred_w.face_cut((left, top, left + width - 1, top + height - 1))
     assert cut.zoom * width == pytest.approx(52)
     assert cut.box[2] - cut.box[0] == cut.box[3] - cut.box[1] == 100
     middle = np.array([left + (width - 1) / 2, top + (height - 1) / 2]) * cut.zoom
@@ -158,7 +159,7 @@ def test_the_box_is_52_wide_and_the_cut_around_it(corner, size):
 
 def test_faces_of_one_photograph_stay_together(tree):
     """Helen's and AFW's files are PHOTOGRAPH_FACE; LFPW's are numbered."""
-    groups = {face.file: face.group for face in annotations.read_splits(tree)["train"]}
+    groups = {face.file: face.group for face in three_hundred_w.read_splits(tree)["train"]}
     assert groups["afw/0_1.jpg"] == "afw/0"
     assert groups["helen/trainset/1_1.jpg"] == "helen/trainset/1"
     assert groups["lfpw/trainset/image_0002.png"] == "lfpw/trainset/image_0002.png"
@@ -166,7 +167,7 @@ def test_faces_of_one_photograph_stay_together(tree):
 
 
 def test_of_ibugs_boxes_only_those_with_images_count(tree):
-    faces = annotations.read_splits(tree)["test"]
+    faces = three_hundred_w.read_splits(tree)["test"]
     assert not any("no_image" in face.file for face in faces)
     assert sum(face.file.startswith("ibug/image") for face in faces) == 4
 
@@ -199,7 +200,7 @@ def test_bad_boxes_are_named(cells, message, tree, tmp_path):
 def test_a_single_box_is_enough(tree):
     """MATLAB's cell array of one is not told from what is in it."""
     set_boxes(tree, "afw", [BOX])
-    train = annotations.read_splits(tree)["train"]
+    train = three_hundred_w.read_splits(tree)["train"]
     assert [face.file for face in train if face.file.startswith("afw")] == ["afw/0_1.jpg"]
 
 
@@ -229,14 +230,17 @@ def test_missing_images_are_an_error(tree, tmp_path):
 
 
 def test_counts_are_checked_unless_the_tree_is_a_miniature(made, monkeypatch):
-    tree = annotations.FILES.find(made[0])
-    assert {split: len(faces) for split, faces in annotations.read_splits(tree).items()} == {"train": 12, "test": 12}
+    tree = three_hundred_w.FILES.find(made[0])
+    assert {split: len(faces) for split, faces in three_hundred_w.read_splits(tree).items()} == {
+        "train": 12,
+        "test": 12,
+    }
     assert ThreeHundredW.OFFICIAL_COUNTS == {"train": 3_148, "test": 689}
-    monkeypatch.setattr(annotations, "OFFICIAL_COUNTS", {"train": 12, "test": 12})
-    annotations.read_splits(tree)
-    monkeypatch.setattr(annotations, "OFFICIAL_COUNTS", {"train": 13, "test": 12})
+    monkeypatch.setattr(three_hundred_w, "OFFICIAL_COUNTS", {"train": 12, "test": 12})
+    three_hundred_w.read_splits(tree)
+    monkeypatch.setattr(three_hundred_w, "OFFICIAL_COUNTS", {"train": 13, "test": 12})
     with pytest.raises(DatasetError, match=r"found \{'train': 12, 'test': 12\} images, officially \{'train': 13"):
-        annotations.read_splits(tree)
+        three_hundred_w.read_splits(tree)
 
 
 def test_a_missing_tree_says_where_to_get_it(tmp_path):
@@ -260,7 +264,7 @@ def test_the_archive_without_leading_folders_is_unpacked(tree, tmp_path, monkeyp
     with pytest.raises(DatasetError, match=r"has SHA-1 [0-9a-f]{40}, expected 885b09159c61fa29"):
         prepare(tmp_path)
     sha1 = hashlib.sha1(archive.read_bytes()).hexdigest()
-    monkeypatch.setattr(ThreeHundredW, "FILES", dataclasses.replace(annotations.FILES, sha1=sha1))
+    monkeypatch.setattr(ThreeHundredW, "FILES", dataclasses.replace(three_hundred_w.FILES, sha1=sha1))
     assert len(prepare(tmp_path)["test"]) == 12
     assert sorted(path.name for path in (tmp_path / "manual").iterdir()) == ["300w", "300w.tar.gz"]
 

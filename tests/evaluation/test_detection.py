@@ -6,6 +6,7 @@ import pytest
 
 import scemae_jax
 from scemae_jax.evaluation import detection
+from scemae_jax.faces.landmarks import scheme_of
 from scemae_jax.model import Head, Model
 from scemae_jax.systems.sce_mae.settings import default
 
@@ -49,21 +50,16 @@ def test_every_image_s_error_is_over_its_own_inter_ocular_distance():
     truth = np.stack([near, far])
     offsets = np.array([[[3.0, 4], [-3, 4], [0, 5], [6, 8], [0, 0]], [[0, 0], [6, -8], [0, 0], [-10, 0], [3, 4]]])
     # Mean distances (5 + 5 + 5 + 10 + 0) / 5 = 5 of 30, and (0 + 10 + 0 + 10 + 5) / 5 = 5 of 60.
-    errors = detection.inter_ocular_error(truth + offsets, truth, detection.EYES[5])
+    errors = detection.inter_ocular_error(truth + offsets, truth, scheme_of(5).eyes)
     np.testing.assert_allclose(errors, [100 / 6, 100 / 12], rtol=1e-6)
-    assert detection.summarise(truth + offsets, truth, detection.EYES[5])["error"] == pytest.approx(12.5)
+    assert detection.summarise(truth + offsets, truth, scheme_of(5).eyes)["error"] == pytest.approx(12.5)
 
 
 def test_eyes_of_68_landmarks_are_the_outer_corners():
     truth = np.random.default_rng(0).uniform(0, 136, (1, 68, 2))
     truth[0, 36], truth[0, 45] = [40, 60], [90, 60]
-    error = detection.summarise(truth + [1.0, 0], truth, detection.EYES[68])["error"]
+    error = detection.summarise(truth + [1.0, 0], truth, scheme_of(68).eyes)["error"]
     assert error == pytest.approx(2, rel=1e-5)
-
-
-def test_window_coordinates_end_at_the_centres_of_the_outer_pixels():
-    points = np.array([[[20, 20], [115, 115], [67.5, 20]]])
-    np.testing.assert_allclose(detection.to_window(points), [[[-1, -1], [1, 1], [0, -1]]])
 
 
 @pytest.mark.parametrize(("height", "width"), [(136, 136), (68, 204)])

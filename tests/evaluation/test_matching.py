@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scemae_jax.data.augment import five_points
 from scemae_jax.data.sources import Faces
 from scemae_jax.evaluation import matching
+from scemae_jax.faces.landmarks import five_points
 from scemae_jax.ops.tps import ThinPlateWarp
 
 UNITS = 70 / 96  # of the protocol in a pixel

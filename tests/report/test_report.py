@@ -13,6 +13,7 @@ from PIL import Image
 
 from scemae_jax.data.sources import Faces
 from scemae_jax.evaluation.representation import Embedded
+from scemae_jax.faces.landmarks import FIVE
 from scemae_jax.model import Model
 from scemae_jax.models import vit
 from scemae_jax.models.mae import mask_by_noise
@@ -526,7 +527,7 @@ def test_the_panels_are_headed_by_their_silhouettes(monkeypatch):
     )
     embedded = Embedded(np.array([0, 4]), {"MAE only": np.zeros((2, 2)), "SCE-MAE": np.ones((2, 2))})
     picture = build.embedding_pictures(embedded, REPRESENT)["embeddings"]
-    assert drawn.pop("names") == build.QUERY_NAMES
+    assert drawn.pop("names") == FIVE.names
     assert drawn.keys() == {"MAE only: silhouette 0.51", "SCE-MAE: silhouette 0.51"}
     assert "means over 10 t-SNE" in picture.caption
     build.embedding_pictures(embedded, REPRESENT | {"landmarks": 6})

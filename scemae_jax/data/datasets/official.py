@@ -16,7 +16,8 @@ from jaxtyping import Float
 
 from scemae_jax.data.datasets.archives import OfficialFiles
 from scemae_jax.data.datasets.splits import draw_held_out
-from scemae_jax.data.images import SIZE, Cut, DatasetError, in_threads, prepare_face
+from scemae_jax.data.images import Cut, DatasetError, in_threads, prepare_face
+from scemae_jax.faces.frame import FRAME
 
 VALIDATION_FRACTION = 0.1
 MINIATURE = 0.1
@@ -76,7 +77,7 @@ class OfficialDataset(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             description=self.ABOUT,
             features=tfds.features.FeaturesDict(
                 {
-                    "image": tfds.features.Image(shape=(SIZE, SIZE, 3), encoding_format="jpeg"),
+                    "image": tfds.features.Image(shape=(FRAME.image_size, FRAME.image_size, 3), encoding_format="jpeg"),
                     "landmarks": tfds.features.Tensor(shape=(self.NUM_LANDMARKS, 2), dtype=np.float32),
                     "subject": tfds.features.Scalar(dtype=np.int64),
                 }

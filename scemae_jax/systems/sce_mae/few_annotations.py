@@ -26,10 +26,10 @@ from jaxtyping import Array, Float, Num
 from tqdm import tqdm
 
 from scemae_jax.config import Config, num_steps
-from scemae_jax.data.augment import MIRRORED, AnyArray
 from scemae_jax.data.sources import Faces
 from scemae_jax.evaluation import detection
-from scemae_jax.model import IMAGE_SIZE, WINDOW, centre_window
+from scemae_jax.faces.frame import FRAME, AnyArray, Frame
+from scemae_jax.faces.landmarks import scheme_of
 from scemae_jax.models.convnet import ConvNet
 from scemae_jax.models.heads import LandmarkHead, prior_work_head
 from scemae_jax.ops.ridge import ridge
@@ -57,17 +57,17 @@ def features_and_head(method: str) -> tuple[str, str]:
     return method, ""
 
 
-def patch_colours(images: Num[Array | np.ndarray, "n 136 136 3"]) -> Float[Array, "n 12 12 192"]:
+def patch_colours(images: Num[Array | np.ndarray, "n 136 136 3"], frame: Frame = FRAME) -> Float[Array, "n 12 12 192"]:
     """Baseline features: the pixels of each 8x8 patch of the window, standardised."""
-    pixels = standardised(images)
-    size, side = 8, WINDOW // 8
+    pixels = standardised(images, frame)
+    size, side = 8, frame.window // 8
     patches = pixels.reshape(len(pixels), side, size, side, size, 3).transpose(0, 1, 3, 2, 4, 5)
     return patches.reshape(len(pixels), side, side, -1)
 
 
-def standardised(images: Num[Array | np.ndarray, "n 136 136 3"]) -> Float[Array, "n 96 96 3"]:
+def standardised(images: Num[Array | np.ndarray, "n 136 136 3"], frame: Frame = FRAME) -> Float[Array, "n 96 96 3"]:
     """The window's pixels around 0 with a deviation of about 1."""
-    window = centre_window(jnp.asarray(images))
+    window = frame.centre_window(jnp.asarray(images))
     scale = 255.0 if jnp.issubdtype(window.dtype, jnp.integer) else 1.0
     return (window.astype(jnp.float32) / scale - 0.45) / 0.25
 
@@ -149,6 +149,8 @@ class Protocol:
     """By the number of landmarks, those of all annotated ones."""
     baseline: bool
     """Whether a network is trained from scratch too."""
+    frame: Frame = FRAME
+    """Sizes of the images, and of the window in which landmarks are normalised."""
 
     def run(self, path: Path, stop_at: float | None = None) -> list[dict[str, Any]]:
         """One row for each number of images, seed, form and method; those that `path` (JSON lines) has are kept.
@@ -185,7 +187,7 @@ class _Trial:
     def __init__(self, protocol: Protocol):
         self.protocol = p = protocol
         settings = p.settings
-        self.mirror = settings.mirror and p.train.landmarks.shape[1] in MIRRORED
+        self.mirror = settings.mirror and scheme_of(p.train.landmarks.shape[1]).mirror is not None
         self.features = {name: functools.partial(_of_unit_length, features) for name, features in p.features.items()}
         self.truth = {form: take(p.test.landmarks) for form, take in p.forms.items()}
         self.test = {name: features(p.test.images) for name, features in self.features.items()}
@@ -210,15 +212,15 @@ class _Trial:
 
     def _error(self, predicted: Float[np.ndarray, "n l 2"], form: int) -> float:
         """Mean error of landmarks normalised over the window."""
-        pixels = (predicted + 1) / 2 * (WINDOW - 1) + (IMAGE_SIZE - WINDOW) // 2
-        return detection.summarise(pixels, self.truth[form], detection.EYES.get(form))["error"]
+        pixels = self.protocol.frame.denormalise(predicted)
+        return detection.summarise(pixels, self.truth[form], scheme_of(form).eyes)["error"]
 
     def _views(self, faces: Faces, number: int, seed: int) -> tuple[Array, dict[int, Float[np.ndarray, "v l 2"]]]:
         """Warped views of the faces, mirrored ones behind them, and their normalised landmarks by form."""
         views, points = detection.warped_faces(faces.images, faces.landmarks, number, seed=seed)
         targets = {}
         for form, take in self.protocol.forms.items():
-            plain = detection.to_window(take(points))
+            plain = self.protocol.frame.normalise(take(points))
             targets[form] = np.concatenate([plain, detection.mirrored_targets(plain)]) if self.mirror else plain
         return self._with_mirrored(views), targets
 
@@ -228,7 +230,7 @@ class _Trial:
         # The images of a smaller count are among those of a larger one.
         drawn = p.train.take(np.random.default_rng(seed).permutation(len(p.train))[:count])
         for form, take in p.forms.items():
-            mean = detection.to_window(take(drawn.landmarks)).mean(axis=0)
+            mean = p.frame.normalise(take(drawn.landmarks)).mean(axis=0)
             yield form, MEAN_SHAPE, self._error(np.broadcast_to(mean, self.truth[form].shape), form)
         views, targets = self._views(drawn, settings.views, seed)
         for name, features in self.features.items():
@@ -240,14 +242,15 @@ class _Trial:
         if p.baseline:
             scratch = settings.scratch
             views, targets = self._views(drawn, scratch.views, seed)
-            inputs = standardised(views)
+            inputs = standardised(views, p.frame)
             for form, wanted in targets.items():
                 network = ConvNet(form, scratch.width)
                 params = train(
                     network, inputs, wanted, self.scratch_optimizer, steps=self.scratch_steps,
                     batch_size=scratch.batch_size, seed=seed,
                 )  # fmt: skip
-                yield form, FROM_SCRATCH, self._error(predict(network, params, standardised(p.test.images)), form)
+                predicted = predict(network, params, standardised(p.test.images, p.frame))
+                yield form, FROM_SCRATCH, self._error(predicted, form)
 
     def _detected(
         self, kind: str, name: str, inputs: Float[Array, "v g g c"], wanted: Float[np.ndarray, "v l 2"], seed: int

@@ -12,17 +12,20 @@ from jaxtyping import Array, Float, Key
 
 from scemae_jax.config import Config
 from scemae_jax.data import augment
-from scemae_jax.model import IMAGE_SIZE, WINDOW, Architecture
+from scemae_jax.faces.frame import FRAME
+from scemae_jax.model import Architecture
 from scemae_jax.models import mae, vit
 from scemae_jax.training import loop, optimizer
 from scemae_jax.training.feed import Input
 
 
-def random_views(key: Key[Array, ""], images: Array, config: Config) -> tuple[Float[Array, "b 96 96 3"], augment.Crops]:
-    """Random resized crops of uint8 images, in [0, 1], by `config`: crop_scale, crop_ratio, flip, jitter."""
+def random_views(
+    key: Key[Array, ""], images: Array, config: Config, window: int = FRAME.window
+) -> tuple[Float[Array, "b 96 96 3"], augment.Crops]:
+    """Random crops of uint8 images, in [0, 1] and of the window's size, by crop_scale, crop_ratio, flip and jitter."""
     crop_key, jitter_key = jax.random.split(key)
     crops = augment.sample_crops(
-        crop_key, len(images), source=IMAGE_SIZE, output=WINDOW, scale=tuple(config.crop_scale),
+        crop_key, len(images), source=images.shape[1], output=window, scale=tuple(config.crop_scale),
         ratio=tuple(config.crop_ratio), flip=config.flip,
     )  # fmt: skip
     views = jnp.clip(augment.resize_crops(images.astype(jnp.float32) / 255.0, crops), 0, 1)
@@ -34,8 +37,8 @@ def random_views(key: Key[Array, ""], images: Array, config: Config) -> tuple[Fl
 def initial_params(architecture: Architecture, seed: int) -> Any:
     """Random parameters of encoder and decoder."""
     network = architecture.build_mae()
-    images = jnp.zeros((1, WINDOW, WINDOW, 3))
-    noise = jnp.zeros((1, (WINDOW // architecture.variant.patch_size) ** 2))
+    window = architecture.frame.window
+    images, noise = jnp.zeros((1, window, window, 3)), jnp.zeros((1, architecture.side**2))
     return jax.jit(network.init)(jax.random.key(seed), images, noise)["params"]
 
 
@@ -53,9 +56,9 @@ def task(
 
     def loss(params: Any, _: loop.Fixed, batch: loop.Batch, key: Array) -> tuple[Array, dict[str, Array]]:
         view_key, noise_key = jax.random.split(key)
-        views, _crops = random_views(view_key, batch["unlabelled"]["image"], augmentation)
-        num_patches = (WINDOW // architecture.variant.patch_size) ** 2
-        noise = jax.random.uniform(noise_key, (len(views), num_patches))
+        images = batch["unlabelled"]["image"]
+        views, _crops = random_views(view_key, images, augmentation, architecture.frame.window)
+        noise = jax.random.uniform(noise_key, (len(views), architecture.side**2))
         output = cast(mae.MAEOutput, network.apply({"params": params}, architecture.normalise(views), noise))
         return output.loss, {}
 

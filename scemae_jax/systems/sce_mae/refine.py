@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from scemae_jax.config import Config
 from scemae_jax.data import augment
-from scemae_jax.model import WINDOW, Architecture
+from scemae_jax.model import Architecture
 from scemae_jax.models import carb
 from scemae_jax.ops.lcr import lcr_loss, lcr_loss_across
 from scemae_jax.systems.sce_mae.pretrain import random_views
@@ -27,7 +27,7 @@ def initial_projector(architecture: Architecture, seed: int) -> Any:
 
 def positions_in_image(selected: carb.SelectedTokens, crops: augment.Crops, patch_size: int) -> Float[Array, "b t 2"]:
     """Places of the selected tokens in the source image, in units of the patch grid at the window's own scale."""
-    side = WINDOW // patch_size
+    side = crops.output // patch_size
     grid = jnp.asarray(carb.patch_positions(side, side))[selected.patches]
     centres = grid * patch_size + (patch_size - 1) / 2
     return crops.to_source(centres) / patch_size
@@ -53,7 +53,7 @@ def task(
         "locality": settings.locality,
     }
     two_crops, patch_size = settings.two_crops, architecture.variant.patch_size
-    side = WINDOW // patch_size
+    side, window = architecture.side, architecture.frame.window
 
     def project(params: Any, encoder: Any, images: Array) -> tuple[Array, carb.SelectedTokens]:
         variables = {"params": {"encoder": encoder, "projector": params}}
@@ -62,10 +62,10 @@ def task(
     def loss(params: Any, fixed: loop.Fixed, batch: loop.Batch, key: Array) -> tuple[Array, dict[str, Array]]:
         key_a, key_b = jax.random.split(key)
         encoder, images = fixed.constants, batch["unlabelled"]["image"]
-        views, crops = random_views(key_a, images, augmentation)
+        views, crops = random_views(key_a, images, augmentation, window)
         features, selected = project(params, encoder, views)
         if two_crops:
-            views_b, crops_b = random_views(key_b, images, augmentation)
+            views_b, crops_b = random_views(key_b, images, augmentation, window)
             features_b, selected_b = project(params, encoder, views_b)
             losses = jax.vmap(lambda *sides: lcr_loss_across(*sides, **terms))(
                 features,

@@ -6,7 +6,6 @@ import ml_collections
 
 from scemae_jax import config as shared
 from scemae_jax.config import Config
-from scemae_jax.model import WINDOW
 from scemae_jax.models import vit
 
 HEADS = {"prior_work": "prior work's head", "plain": "plain", "linear": "linear"}
@@ -162,7 +161,8 @@ def check(config: Config) -> None:
       ValueError: a field has a value that does not exist, or does not fit another.
     """
     shared.check(config)
-    patch_size = shared.architecture(config).variant.patch_size
+    described = shared.architecture(config)
+    patch_size = described.variant.patch_size
     for stage in ("match", "detect", "few_shot", "represent", "export"):
         stride = config[stage].stride
         if stride < 1 or patch_size % stride:
@@ -182,7 +182,7 @@ def check(config: Config) -> None:
         shared.check_training(config, stage)
     if not 0 <= config.pretrain.average < 1:
         raise ValueError(f"config.pretrain.average is {config.pretrain.average}: choose 0 (none), or less than 1")
-    n = (WINDOW // patch_size) ** 2
+    n = described.side**2
     attentive = round(config.model.attentive_fraction * n)
     if not 0 < attentive < n or not 0 <= config.model.num_clusters <= n - attentive:
         raise ValueError(

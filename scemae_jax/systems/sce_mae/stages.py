@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,11 +14,10 @@ from clu import parameter_overview
 
 from scemae_jax import config as configuration
 from scemae_jax.data import sources
-from scemae_jax.data.augment import MIRRORED, five_points
-from scemae_jax.data.sources import Faces
 from scemae_jax.evaluation import detection, matching, representation
 from scemae_jax.evaluation.attention import attentive_near_landmarks
 from scemae_jax.experiment import SOME_IMAGES, Stage, System, was_skipped
+from scemae_jax.faces.landmarks import five_points, in_form, scheme_of
 from scemae_jax.model_file import export_stablehlo, load, save_model
 from scemae_jax.report.build import build_report
 from scemae_jax.report.table import LEFT_OUT, counts_by_split
@@ -79,7 +77,9 @@ def run_match(experiment: SceMae) -> dict[str, Any]:
     if settings.clustered:
         networks["MAE, clustered"] = (experiment.mae(), "clustered")
     own: dict[str, matching.FeatureFn | None] = {"own location": None}
-    baselines = own | ({"raw patches": matching.raw_patches} if settings.baselines else {})
+    frame = experiment.architecture.frame
+    raw_patches = functools.partial(matching.raw_patches, frame=frame)
+    baselines = own | ({"raw patches": raw_patches} if settings.baselines else {})
     trained, means, some = own.copy(), {}, experiment.some_unlabelled_faces().images
     for name, (network, which) in networks.items():
         dense = functools.partial(network.features, stride=settings.stride, which=which)
@@ -88,9 +88,11 @@ def run_match(experiment: SceMae) -> dict[str, Any]:
         else:
             trained[name], means[name] = dense, matching.position_mean(dense, some)
     again = matching.random_pairings(pairs, settings.random_pairings, settings.warp_seed)
-    fixed = matching.match(faces, baselines, pairs=pairs, seed=settings.warp_seed)
+    fixed = matching.match(faces, baselines, pairs=pairs, seed=settings.warp_seed, frame=frame)
     pairings = np.concatenate([pairs[None], again])
-    found = matching.match(faces, trained, pairs=pairings.reshape(-1, 2), seed=settings.warp_seed, position_means=means)
+    found = matching.match(
+        faces, trained, pairs=pairings.reshape(-1, 2), seed=settings.warp_seed, position_means=means, frame=frame
+    )
     fixed |= {name: errors[: len(pairs)] for name, errors in found.items()}
 
     def form(count: int, part: slice) -> dict[str, Any]:
@@ -118,20 +120,6 @@ def run_match(experiment: SceMae) -> dict[str, Any]:
     }
 
 
-def landmark_forms(asked: Sequence[int], available: int) -> list[int]:
-    """How many landmarks are detected: those of `asked` that the data allow, else all."""
-    possible = {5, 68} if available == 68 else {available}
-    return [n for n in asked if n in possible] or [available]
-
-
-def _as_form(landmarks: np.ndarray, count: int) -> np.ndarray:
-    return landmarks if landmarks.shape[1] == count else five_points(landmarks)
-
-
-def _landmarks(faces: Faces, count: int) -> np.ndarray:
-    return _as_form(faces.landmarks, count)
-
-
 def run_detect(experiment: SceMae) -> dict[str, Any]:
     """Trains a landmark head on the annotated training faces and measures it on the test split, if that has any."""
     config = experiment.config
@@ -144,12 +132,12 @@ def run_detect(experiment: SceMae) -> dict[str, Any]:
         if (settings.which, settings.linear.which) != ("backbone", "backbone"):
             logging.warning("no projector (stage 2 did not run): the detector reads the backbone's features alone")
         settings.which = settings.linear.which = "backbone"
-    if settings.mirror and train.landmarks.shape[1] not in MIRRORED:
+    if settings.mirror and scheme_of(train.landmarks.shape[1]).mirror is None:
         logging.warning("which of %d landmarks mirror which is not known: no mirrored images", train.landmarks.shape[1])
         settings.mirror = False
     is_linear = len(train) < settings.linear.below
-    for count in landmark_forms(settings.landmarks, train.landmarks.shape[1]):
-        landmarks = _landmarks(train, count)
+    for count in scheme_of(train.landmarks.shape[1]).choose_forms(settings.landmarks):
+        landmarks = in_form(train.landmarks, count)
         if is_linear:
             unlabelled = experiment.some_unlabelled_faces().images
             head = detection.fit_linear_head(model, train.images, landmarks, unlabelled, settings, seed=config.seed)
@@ -159,10 +147,10 @@ def run_detect(experiment: SceMae) -> dict[str, Any]:
                 name=f"detect_{count}", stop_at=experiment.stop_at,
             )  # fmt: skip
         save_model(model.with_head(head), experiment.workdir / "detectors" / f"{count}.msgpack")
-        eyes, methods = detection.EYES.get(count), {}
+        eyes, methods = scheme_of(count).eyes, {}
         if len(test):
-            truth = _landmarks(test, count)
-            mean_shape = np.broadcast_to(_landmarks(train, count).mean(axis=0), truth.shape)
+            truth = in_form(test.landmarks, count)
+            mean_shape = np.broadcast_to(in_form(train.landmarks, count).mean(axis=0), truth.shape)
             detected = model.with_head(head).detect(test.images, count)
             methods = {
                 "mean shape": detection.summarise(mean_shape, truth, eyes),
@@ -188,15 +176,15 @@ def run_few_shot(experiment: SceMae) -> dict[str, Any]:
             "skipped": f"{len(train)} annotated faces to learn from and {len(test)} in split {config.data.test_split}: "
             f"{min(settings.counts)} and one are needed{HOW_TO_ANNOTATE}"
         }
-    features: dict[str, few_annotations.FeatureFn] = (
-        {"raw patches": few_annotations.patch_colours} if settings.baselines else {}
-    )
+    frame, features = experiment.architecture.frame, {}
+    if settings.baselines:
+        features["raw patches"] = functools.partial(few_annotations.patch_colours, frame=frame)
     for name, (network, which) in experiment.measured_networks(settings.baselines).items():
         chosen = settings.which if name == "SCE-MAE" else which
         features[name] = functools.partial(
             network.features, stride=settings.stride, which=chosen, projected_weight=config.detect.projected_weight
         )
-    forms = landmark_forms(settings.landmarks, train.landmarks.shape[1])
+    forms = scheme_of(train.landmarks.shape[1]).choose_forms(settings.landmarks)
     protocol = few_annotations.Protocol(
         settings=settings,
         linear=config.detect.linear,
@@ -204,8 +192,9 @@ def run_few_shot(experiment: SceMae) -> dict[str, Any]:
         train=train,
         test=test,
         unlabelled=experiment.some_unlabelled_faces().images,
-        forms={count: functools.partial(_as_form, count=count) for count in forms},
+        forms={count: functools.partial(in_form, num_landmarks=count) for count in forms},
         baseline=settings.baselines,
+        frame=frame,
     )
     rows = protocol.run(experiment.workdir / FEW_SHOT_ROWS, stop_at=experiment.stop_at)
     return {
@@ -215,7 +204,7 @@ def run_few_shot(experiment: SceMae) -> dict[str, Any]:
         "seeds": settings.seeds,
         **{
             str(count): {
-                "unit": detection.unit(detection.EYES.get(count)),
+                "unit": detection.unit(scheme_of(count).eyes),
                 "methods": few_annotations.summarise(rows, count),
             }
             for count in forms
@@ -230,8 +219,9 @@ def run_represent(experiment: SceMae) -> dict[str, Any]:
     faces = faces.take(np.arange(min(len(faces), settings.images or len(faces))))
     landmarks = faces.landmarks
     if landmarks.shape[1] == 68:
-        landmarks = _landmarks(faces, settings.landmarks)
-    visible = representation.visible(landmarks)
+        landmarks = in_form(faces.landmarks, settings.landmarks)
+    frame = experiment.architecture.frame
+    visible = representation.visible(landmarks, frame)
     if (visible.sum(axis=0) > 1).sum() < 2 or visible.sum() <= settings.perplexity:
         return {
             "skipped": f"{len(faces)} annotated faces in split {split} show {visible.sum()} landmarks: two faces with "
@@ -242,7 +232,7 @@ def run_represent(experiment: SceMae) -> dict[str, Any]:
     for name, (network, which) in experiment.measured_networks(experiment.config.match.baselines).items():
         dense = functools.partial(network.features, stride=settings.stride, which=which)
         kind = representation.represent(
-            representation.landmark_features(dense, faces.images, landmarks),
+            representation.landmark_features(dense, faces.images, landmarks, frame),
             perplexity=settings.perplexity, repeats=settings.repeats, seed=experiment.config.seed, name=name,
         )  # fmt: skip
         found[name], points[name] = kind.summary(), kind.points
@@ -310,6 +300,7 @@ def run_export(experiment: SceMae) -> dict[str, Any]:
 def describe(experiment: SceMae) -> None:
     """Prints the networks' parameters, a batch and the steps of stages 1 and 2."""
     config, architecture, num_images = experiment.config, experiment.architecture, experiment.num_images
+    window = architecture.frame.window
     params = pretrain.initial_params(architecture, config.seed)
     params |= {"projector": refine.initial_projector(architecture, config.seed)}
     print(parameter_overview.get_parameter_overview(params, include_stats=False))

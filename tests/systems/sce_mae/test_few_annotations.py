@@ -12,6 +12,7 @@ from scipy import stats
 from scemae_jax import fit_detector
 from scemae_jax.data.sources import Faces
 from scemae_jax.evaluation import detection
+from scemae_jax.faces.frame import FRAME
 from scemae_jax.model import Model, as_square_images
 from scemae_jax.models.convnet import ConvNet
 from scemae_jax.models.heads import LandmarkHead, LinearHead
@@ -95,7 +96,7 @@ def test_landmarks_go_with_the_warps():
 def test_training_finds_the_blob(network, left):
     faces, config = blob_faces(64), default()
     inputs = few_annotations.standardised(faces.images) if isinstance(network, ConvNet) else brightness(faces.images)
-    targets = detection.to_window(faces.landmarks)
+    targets = FRAME.normalise(faces.landmarks)
     scratch = config.few_shot.scratch
     params = few_annotations.train(
         network, inputs, targets, optimizer.adamw(scratch, 120), steps=120, batch_size=16, seed=0

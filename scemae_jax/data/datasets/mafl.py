@@ -1,4 +1,4 @@
-"""TFDS builder for MAFL: 19,000 training and 1,000 test images of CelebA, named by two lists."""
+"""MAFL: 19,000 training and 1,000 test images of CelebA, named by two lists."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import tensorflow_datasets as tfds
 
-from scemae_jax.data.datasets.celeba_landmarks import annotations
-from scemae_jax.data.datasets.celeba_landmarks.builder import CelebaLandmarks
+from scemae_jax.data.datasets import celeba_landmarks
+from scemae_jax.data.datasets.celeba_landmarks import CelebaLandmarks
 from scemae_jax.data.datasets.official import AnnotatedFace
 
 
@@ -20,15 +20,15 @@ class Mafl(CelebaLandmarks):
 
     VERSION = tfds.core.Version("1.0.0")
     OFFICIAL_COUNTS: ClassVar[Mapping[str, int]] = {
-        "train": annotations.OFFICIAL_COUNTS["MAFL/training.txt"],
-        "test": annotations.OFFICIAL_COUNTS["MAFL/testing.txt"],
+        "train": celeba_landmarks.OFFICIAL_COUNTS["MAFL/training.txt"],
+        "test": celeba_landmarks.OFFICIAL_COUNTS["MAFL/testing.txt"],
     }
     ABOUT = "MAFL: aligned faces of CelebA with five landmarks, in the split on which prior work evaluates."
     HOMEPAGE = "https://mmlab.ie.cuhk.edu.hk/projects/TCDCN.html"
     IN_OFFICIAL_ORDER = True
 
     def read_splits(self, tree: Path) -> dict[str, list[AnnotatedFace]]:
-        celeba = annotations.read_lists(tree)
+        celeba = celeba_landmarks.read_lists(tree)
         return {
             split: [face for file, face in celeba.faces.items() if file in listed]
             for split, listed in zip(("train", "test"), celeba.mafl, strict=True)

@@ -1,4 +1,4 @@
-"""300-W: images of five folders, their boxes from MATLAB files, their 68 points from a text file each."""
+"""300-W, 68 landmarks: images of five folders, their boxes from MATLAB files, their 68 points from a text file each."""
 
 import math
 import re
@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import tensorflow_datasets as tfds
 from jaxtyping import Float
 from PIL import Image
 
 from scemae_jax.data.datasets import official
 from scemae_jax.data.datasets.archives import OfficialFiles
-from scemae_jax.data.datasets.official import AnnotatedFace
+from scemae_jax.data.datasets.official import AnnotatedFace, OfficialDataset
 from scemae_jax.data.images import Cut, DatasetError
 
 _BOXES = "Bounding Boxes/bounding_boxes_{}.mat"
@@ -118,3 +119,22 @@ def _read_face(tree: Path, file: str, box: Float[np.ndarray, "4"], subject: int)
         group=file.rpartition("_")[0] if has_siblings else file,
         cut=cut,
     )
+
+
+class ThreeHundredW(OfficialDataset):
+    """300-W at 136x136: the ground-truth box 52 pixels wide in a cut of 100x100 (`face_cut`), enlarged.
+
+    Landmarks: the usual 68, outer corners of the eyes 36 and 45. `train` and `validation` are AFW and the training
+    parts of Helen and LFPW, `test` is the test parts of both and IBUG.
+    """
+
+    VERSION = tfds.core.Version("2.0.0")  # 1.0.0: the first resize was bilinear
+    FILES = FILES
+    MANUAL_DOWNLOAD_INSTRUCTIONS = FILES.instructions
+    NUM_LANDMARKS = NUM_LANDMARKS
+    OFFICIAL_COUNTS = OFFICIAL_COUNTS
+    ABOUT = "300-W: faces in the wild with 68 landmarks, in the split on which prior work evaluates."
+    HOMEPAGE = "https://ibug.doc.ic.ac.uk/resources/300-W/"
+
+    def read_splits(self, tree: Path) -> dict[str, list[AnnotatedFace]]:
+        return read_splits(tree)

@@ -1,4 +1,4 @@
-"""TFDS builder for a person's own folder of face images, with or without landmarks."""
+"""A person's own folder of face images, with or without landmarks (read by `data.formats`)."""
 
 import dataclasses
 import os
@@ -11,9 +11,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-from scemae_jax.data.datasets.landmark_folder import annotations
-from scemae_jax.data.datasets.landmark_folder.annotations import Face
-from scemae_jax.data.images import SIZE, DatasetError, UnreadableImage, in_threads, prepare_face
+from scemae_jax.data import formats
+from scemae_jax.data.formats import Face
+from scemae_jax.data.images import DatasetError, UnreadableImage, in_threads, prepare_face
+from scemae_jax.faces.frame import FRAME
 
 MAX_SKIPPED_FRACTION = 0.1
 MAX_SKIPPED_ALWAYS = 3
@@ -33,9 +34,9 @@ def folder_config(root: str | os.PathLike) -> FolderConfig:
     """Reads and checks the folder (not its pixels).
 
     Raises:
-      DatasetError: as `annotations.read_folder`.
+      DatasetError: as `formats.read_folder`.
     """
-    folder = annotations.read_folder(root)
+    folder = formats.read_folder(root)
     label = re.sub(r"[^a-z0-9]+", "_", folder.root.name.lower()).strip("_")
     return FolderConfig(
         name=f"{label or 'folder'}-{folder.fingerprint}",
@@ -51,7 +52,7 @@ class LandmarkFolder(tfds.core.GeneratorBasedBuilder):
     Features: `image` uint8 [136, 136, 3]; `landmarks` float32 [L, 2], (x, y) in pixels of that image, NaN where not
     annotated (L = 0 without a `landmarks.csv`); `subject` int64, where an image whose subject is not known
     counts as a person of its own. Splits that would be empty are absent. Images of people in `test` that nobody
-    annotated are left out (`annotations.assign_splits`). `info.metadata` holds the `fingerprint`, the names of the
+    annotated are left out (`formats.assign_splits`). `info.metadata` holds the `fingerprint`, the names of the
     `subjects` by number, `num_landmarks`, `num_images` found, `num_left_out` of them and the list of files `skipped` as
     unreadable.
 
@@ -74,7 +75,7 @@ class LandmarkFolder(tfds.core.GeneratorBasedBuilder):
             description="A folder of face images, with the landmarks of its landmarks.csv.",
             features=tfds.features.FeaturesDict(
                 {
-                    "image": tfds.features.Image(shape=(SIZE, SIZE, 3), encoding_format="jpeg"),
+                    "image": tfds.features.Image(shape=(FRAME.image_size, FRAME.image_size, 3), encoding_format="jpeg"),
                     "landmarks": tfds.features.Tensor(shape=(self.builder_config.num_landmarks, 2), dtype=np.float32),
                     "subject": tfds.features.Scalar(dtype=np.int64),
                 }
@@ -84,12 +85,12 @@ class LandmarkFolder(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterable]:
         del dl_manager  # nothing to download
-        self._folder = annotations.read_folder(self.builder_config.root)
+        self._folder = formats.read_folder(self.builder_config.root)
         if self._folder.fingerprint != self.builder_config.fingerprint:
             raise DatasetError(f"{self.builder_config.root!r} changed while it was read; run again")
-        self._number, self._subjects = annotations.number_subjects(self._folder.faces)
+        self._number, self._subjects = formats.number_subjects(self._folder.faces)
         self._skipped: list[str] = []
-        splits = annotations.assign_splits(self._folder.faces)
+        splits = formats.assign_splits(self._folder.faces)
         self._num_used = sum(map(len, splits.values()))
         trained, tested = ({self._number(face) for face in splits[name]} for name in ("train", "test"))
         if trained & tested:

@@ -1,11 +1,13 @@
-"""The lists of AFLW_M: training crops of AFLW in a table, MTFL's test crops in a text file."""
+"""AFLW in MTFL's crops, five landmarks: training crops in a table, MTFL's test crops in a text file."""
 
 import csv
 from pathlib import Path, PurePosixPath
 
+import tensorflow_datasets as tfds
+
 from scemae_jax.data.datasets import official
 from scemae_jax.data.datasets.archives import OfficialFiles
-from scemae_jax.data.datasets.official import AnnotatedFace
+from scemae_jax.data.datasets.official import AnnotatedFace, OfficialDataset
 from scemae_jax.data.images import Cut, DatasetError
 
 _TRAIN = "aflw_cropped/facedata_cropped.csv"
@@ -110,3 +112,22 @@ def _read_test(tree: Path, *, subject: int) -> list[AnnotatedFace]:
         )
         faces.append(face)
     return faces
+
+
+class AflwM(OfficialDataset):
+    """AFLW_M at 136x136: crops of 150x150, resized.
+
+    Landmarks: left and right eye in the picture, nose, left and right corner of the mouth. `train` and `validation` are
+    AFLW's crops without the photographs of MTFL's test, `test` is that test.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    FILES = FILES
+    MANUAL_DOWNLOAD_INSTRUCTIONS = FILES.instructions
+    NUM_LANDMARKS = NUM_LANDMARKS
+    OFFICIAL_COUNTS = OFFICIAL_COUNTS
+    ABOUT = "AFLW in MTFL's crops with five landmarks, in the split on which prior work evaluates."
+    HOMEPAGE = "https://mmlab.ie.cuhk.edu.hk/projects/TCDCN.html"
+
+    def read_splits(self, tree: Path) -> dict[str, list[AnnotatedFace]]:
+        return read_splits(tree)

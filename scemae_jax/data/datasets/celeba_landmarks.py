@@ -1,19 +1,20 @@
-"""The official CelebA files and MAFL's two lists: read, checked, and divided into splits."""
+"""CelebA with its five landmarks, MAFL's images kept out of training: the official files and MAFL's two lists."""
 
 import io
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, ClassVar, NamedTuple
 
 import numpy as np
+import tensorflow_datasets as tfds
 from jaxtyping import Float
 
 from scemae_jax.data.datasets import official
 from scemae_jax.data.datasets.archives import OfficialFiles
-from scemae_jax.data.datasets.official import AnnotatedFace
+from scemae_jax.data.datasets.official import AnnotatedFace, OfficialDataset
 from scemae_jax.data.images import Cut, DatasetError
 
 FILES = OfficialFiles(
@@ -188,3 +189,27 @@ def _read_mafl(tree: Path, path: str, known: Collection[str]) -> set[str]:
             raise DatasetError(f"{path} row {number}: {' '.join(row)!r} is not an image of {_LANDMARKS}")
         files.add(row[0])
     return files
+
+
+class CelebaLandmarks(OfficialDataset):
+    """CelebA at 136x136: rows 30 to 208 of the aligned images, as prior work cuts them.
+
+    Landmarks: left and right eye in the picture, nose, left and right corner of the mouth. `subject` is who it shows
+    (`read_lists`). Splits: the official train and validation parts without MAFL's images, and the whole
+    official test part (MAFL's images of it included).
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    FILES = FILES
+    MANUAL_DOWNLOAD_INSTRUCTIONS = FILES.instructions
+    NUM_LANDMARKS = NUM_LANDMARKS
+    OFFICIAL_COUNTS: ClassVar[Mapping[str, int]] = {"test": OFFICIAL_COUNTS["test"]}
+    ABOUT = "CelebA's aligned faces with five landmarks, MAFL's images kept out of training."
+    HOMEPAGE = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
+    IN_OFFICIAL_ORDER = False
+
+    def read_splits(self, tree: Path) -> dict[str, list[AnnotatedFace]]:
+        return read_splits(tree)
+
+    def open_images(self, tree: Path) -> tuple[Callable[[str], bool], Callable[[str], BinaryIO]]:
+        return open_images(tree)

@@ -1,12 +1,13 @@
-"""The lists of AFLW_R: names of images in text files, sizes and points in MATLAB files."""
+"""AFLW in tighter crops of varying size, five landmarks: names of images in text files, the rest in MATLAB files."""
 
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import tensorflow_datasets as tfds
 
 from scemae_jax.data.datasets import official
 from scemae_jax.data.datasets.archives import OfficialFiles
-from scemae_jax.data.datasets.official import AnnotatedFace
+from scemae_jax.data.datasets.official import AnnotatedFace, OfficialDataset
 from scemae_jax.data.images import Cut, DatasetError
 
 FILES = OfficialFiles(
@@ -72,3 +73,22 @@ def _read_split(tree: Path, split: str, subjects: dict[str, int]) -> list[Annota
         )
         faces.append(face)
     return faces
+
+
+class AflwR(OfficialDataset):
+    """AFLW_R at 136x136: crops of varying size, stretched to the square.
+
+    Landmarks: left and right eye in the picture, nose, left and right corner of the mouth. `train` and `validation` are
+    the training list, `test` is the test list, with the images that it names twice.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    FILES = FILES
+    MANUAL_DOWNLOAD_INSTRUCTIONS = FILES.instructions
+    NUM_LANDMARKS = NUM_LANDMARKS
+    OFFICIAL_COUNTS = OFFICIAL_COUNTS
+    ABOUT = "AFLW in crops of varying size with five landmarks, in the split on which prior work evaluates."
+    HOMEPAGE = "https://www.tugraz.at/institute/icg/research/team-bischof/lrs/downloads/aflw/"
+
+    def read_splits(self, tree: Path) -> dict[str, list[AnnotatedFace]]:
+        return read_splits(tree)
