@@ -20,11 +20,11 @@ state() { queued describe --format 'value(state.state)' 2>/dev/null || true; }
 case $(state) in FAILED | SUSPENDED) queued delete --force ;; esac
 [ -n "$(state)" ] ||
   queued create --node-id "$name" --accelerator-type "$type" --runtime-version "$version" ${spot:+"$spot"}
-until [ "$(state)" = ACTIVE ]; do
-  case $(state) in
-    '' | FAILED | SUSPEND*) echo "no slice $name ($(state)): run this again, or with another ZONE" >&2; exit 1 ;;
+until now=$(state) && [ "$now" = ACTIVE ]; do
+  case $now in
+    '' | FAILED | SUSPEND*) echo "no slice $name ($now): run this again, or with another ZONE" >&2; exit 1 ;;
   esac
-  echo "waiting for the slice $name: $(state)" && sleep "${POLL:-30}"
+  echo "waiting for the slice $name: $now" && sleep "${POLL:-30}"
 done
 
 archive=$(mktemp) && trap 'rm "$archive"' EXIT
