@@ -4,42 +4,37 @@
 #   bash launch/reproduce.sh [--backbone s8] [--data data] [--runs runs/paper] [--dry-run] [--smoke]
 #
 #   --backbone  t8, s8 or b8: DeiT-T, -S or -B
-#   --data      the folder of the datasets' archives or trees; `python -m scemae_jax.prepare` says which they are,
-#               and fetches them with --download. Where a dataset is absent its rows say so, and the rest runs; without
-#               CelebA there is nothing to train on
+#   --data      the folder of the datasets' archives or trees; `python -m scemae_jax.prepare` says which they are, and
+#               fetches them with --download. The rows of an absent dataset say so; without CelebA nothing is trained
 #   --runs      prepared datasets, runs and tables go there; the same folder again goes on where it was cut off
-#   --dry-run   print every command and the hours it may take, and run nothing
-#   --smoke     minutes on a CPU instead: a few steps of a tiny network through everything, to see that it works; the
-#               tables say so. Give it other --runs
+#   --dry-run   print every command and the hours it may take (estimates for one GPU), and run nothing
+#   --smoke     minutes on a CPU instead: a tiny network through everything, to see that it works; give it other --runs
 #
-# Installs into .venv as launch/quickstart.sh does. The hours are estimates for one GPU, not measurements. The 48x48
-# features of all training images of MAFL take 45 GB with t8 and four times that with b8: beyond config.detect.memory_gib
-# (32) they are computed anew for every batch. A step that fails leaves "not run" in its row, and the next one begins.
-# Ends with RUNS/tables.md and RUNS/tables.csv. Exit status: 0 all done, 1 a step failed (the same command tries it
-# again), 2 not understood.
+# Installs into .venv. The 48x48 features of MAFL's training images take 45 GB with t8 and four times that with b8:
+# beyond config.detect.memory_gib (32) they are computed anew for every batch. A step that fails leaves "not run" in its
+# row, and the next one begins. Ends with RUNS/tables.md and RUNS/tables.csv. Exit status: 0 all done, 1 a step failed
+# (the same command tries it again), 2 not understood.
 set -euo pipefail
 
+usage() { echo "$1" >&2; exit 2; }
 backbone=s8 data=data runs=runs/paper dry_run='' smoke=''
 while [ $# -gt 0 ]; do
   case $1 in
     --backbone | --data | --runs)
-      [ $# -ge 2 ] || { echo "$1 needs a value" >&2; exit 2; }
+      [ $# -ge 2 ] || usage "$1 needs a value"
       declare "${1#--}=$2" && shift 2 ;;
     --dry-run) dry_run=yes && shift ;;
     --smoke) smoke=yes && shift ;;
-    *) echo "not understood: $1 (the first lines of $0 say what is)" >&2; exit 2 ;;
+    *) usage "not understood: $1 (the first lines of $0 say what is)" ;;
   esac
 done
 case $backbone in # hours of stages 1 and 2, of matching and detection, of few annotations
   t8) train=4 detect=0.5 few=3 ;;
   s8) train=5 detect=1 few=3 ;;
   b8) train=7 detect=2 few=4 ;;
-  *) echo "--backbone $backbone: choose t8, s8 or b8" >&2; exit 2 ;;
+  *) usage "--backbone $backbone: choose t8, s8 or b8" ;;
 esac
-if [ -z "$dry_run" ] && [ ! -d "$data" ]; then
-  echo "--data $data is not a folder: name the one that holds the datasets (the first lines of $0 say more)" >&2
-  exit 2
-fi
+[ -n "$dry_run" ] || [ -d "$data" ] || usage "--data $data is not a folder: name the one that holds the datasets"
 absolute() { # one spelling a folder: paths are part of what a run goes on from
   if [ -d "$1" ]; then (cd "$1" && pwd -P); elif [[ $1 == /* ]]; then echo "$1"; else echo "$PWD/$1"; fi
 }
@@ -52,66 +47,46 @@ if [ -z "$dry_run" ] && { [ -z "$smoke" ] || [ ! -x "$python" ]; }; then # a smo
   . launch/environment.sh
   environment requirements.txt
 fi
-# Programs compiled for one step serve the next.
-export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$runs/compiled}
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$runs/compiled} # what one step compiles serves the next
 [ -z "$smoke" ] || export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.1
+datasets='celeba_landmarks mafl aflw_m aflw_r three_hundred_w' present=$datasets
+[ ! -x "$python" ] || present=$("$python" -c 'import sys, pathlib; from scemae_jax.report import paper
+print(*paper.present(*map(pathlib.Path, sys.argv[1:])))' "$data" "$runs/prepared") # before .venv is made: not looked for
 
-if [ -x "$python" ]; then
-  present=$("$python" - "$data" "$runs/prepared" <<'PY'
-import pathlib, sys
-from scemae_jax.report.paper import present
-print(*sorted(present(*map(pathlib.Path, sys.argv[1:]))))
-PY
-  )
-else # a dry run on a machine where nothing is installed yet
-  echo 'which datasets are there is not looked for: .venv is not made yet'
-  present='celeba_landmarks mafl aflw_m aflw_r three_hundred_w'
-fi
-
-status=0 steps=13 number=0
+status=0
 step() { # hours, the datasets it needs, what it does, the command
-  local cost="estimate: $1 h" datasets=$2 about=$3 absent='' dataset && shift 3
-  number=$((number + 1))
-  for dataset in $datasets; do
-    [[ " $present " == *" $dataset "* ]] || absent=$dataset
-  done
-  [ -z "$smoke" ] || cost=smoke
-  printf '\n== %d of %d: %s (%s)\n' "$number" "$steps" "$about" "$cost"
-  if [ -n "$absent" ]; then echo "skipped: $absent was not found in $data"; fi
-  if [ -z "$absent" ] || [ -n "$dry_run" ]; then printf '%q ' "$@" && echo; fi
-  [ -z "$absent$dry_run" ] || return 0
-  "$@" || { echo "$0: step $number of $steps ended with status $?" >&2 && status=1; }
+  local absent='' dataset
+  for dataset in $2; do [[ " $present " == *" $dataset "* ]] || absent=$dataset; done
+  printf '\n== %s (%s)\n' "$3" "${smoke:+smoke; }estimate: $1 h"
+  [ -z "$absent" ] || echo "skipped: $absent was not found in $data"
+  if [ -z "$absent" ] || [ -n "$dry_run" ]; then printf '%q ' "${@:4}" && echo; fi
+  [ -n "$absent$dry_run" ] || "${@:4}" || { echo "$0: '$3' ended with status $?" >&2 && status=1; }
 }
-
-model=$runs/celeba_$backbone/export/scemae.msgpack
-celeba=celeba_landmarks
-[ ! -e "$model" ] || celeba='' # what came of it is all that the others need
 from=(--config.data.root="$data" --config.data.data_dir="$runs/prepared")
-network=() training=() evaluation=() ablation=() # expanded so that bash before 4.4 takes no empty one for unset
+training=("${from[@]}") sweep=("${from[@]}") evaluation=("${from[@]}") # never empty: macOS's bash takes that for unset
 if [ -n "$smoke" ]; then
   network=(--config.dtype=float32 --config.model.encoder=XXS/8 --config.model.decoder_width=32
     --config.model.decoder_depth=1 --config.model.decoder_heads=2)
-  training=(--config.pretrain.steps=4 --config.pretrain.batch_size=8 --config.pretrain.log_every=2)
-  ablation=(--config.refine.steps=3 --config.refine.batch_size=8 --config.match.stride=8)
-  evaluation=(--config.match.stride=8 --config.match.random_pairings=2 --config.detect.stride=8
+  sweep+=("${network[@]}" --config.refine.steps=3 --config.refine.batch_size=8 --config.match.stride=8)
+  training=("${sweep[@]}" --config.pretrain.steps=4 --config.pretrain.batch_size=8 --config.pretrain.log_every=2)
+  evaluation+=("${network[@]}" --config.match.stride=8 --config.match.random_pairings=2 --config.detect.stride=8
     --config.detect.heatmaps=2 --config.detect.steps=3 '--config.few_shot.counts=(1,5)' --config.few_shot.seeds=2
     --config.few_shot.stride=8 --config.few_shot.heatmaps=2 --config.few_shot.views=8 --config.few_shot.steps=3
     --config.few_shot.scratch.views=8 --config.few_shot.scratch.steps=3)
 fi
+model=$runs/celeba_$backbone/export/scemae.msgpack celeba=celeba_landmarks
+[ ! -e "$model" ] || celeba='' # what came of it is all that the others need
 
-for dataset in celeba_landmarks mafl aflw_m aflw_r three_hundred_w; do
-  hours=0.1 && [ $dataset != celeba_landmarks ] || hours=0.5
-  step $hours $dataset "prepare $dataset, and verify it" "$python" -m scemae_jax.prepare --dataset $dataset \
+for dataset in $datasets; do
+  step 0.5 "$dataset" "prepare $dataset, and verify it" "$python" -m scemae_jax.prepare --dataset "$dataset" \
     --manual_dir "$data" --data_dir "$runs/prepared"
 done
 step $train celeba_landmarks 'stages 1 and 2 on CelebA' "$python" -m scemae_jax.main \
-  --config "configs/celeba.py:$backbone" --workdir "$runs/celeba_$backbone" "${from[@]}" \
-  "--config.stages=('pretrain','refine','export')" \
-  ${network[@]+"${network[@]}"} ${training[@]+"${training[@]}"} ${ablation[@]+"${ablation[@]}"}
+  --config "configs/celeba.py:$backbone" --workdir "$runs/celeba_$backbone" \
+  "--config.stages=('pretrain','refine','export')" "${training[@]}"
 measure() { # hours, dataset, the tables, further arguments
   step "$1" "$2 $celeba" "$3" "$python" -m scemae_jax.main --config "configs/evaluation.py:$backbone,$2" \
-    --workdir "$runs/$2_$backbone" "${from[@]}" --config.init="$model" \
-    ${network[@]+"${network[@]}"} ${evaluation[@]+"${evaluation[@]}"} "${@:4}"
+    --workdir "$runs/$2_$backbone" --config.init="$model" "${evaluation[@]}" "${@:4}"
 }
 measure "$detect" mafl 'Tables 1 and 2, matching and detection on MAFL'
 measure "$few" aflw_m 'Table 3, detection on AFLW_M from few annotations' "--config.stages=('few_shot',)"
@@ -120,6 +95,6 @@ measure "$detect" aflw_r 'Table 2, detection on AFLW_R'
 measure "$detect" three_hundred_w 'Table 2, detection on 300-W'
 step 1 "mafl $celeba" 'Table 4, the ablation on MAFL' "$python" -m scemae_jax.sweep \
   --config "configs/ablation.py:$backbone" --sweep configs/sweeps/table4.py --workdir "$runs/table4_$backbone" \
-  "${from[@]}" --config.init="$model" ${network[@]+"${network[@]}"} ${ablation[@]+"${ablation[@]}"}
+  --config.init="$model" "${sweep[@]}"
 step 0.01 '' 'the tables' "$python" -m scemae_jax.report.paper --runs "$runs" --backbone "$backbone" --data "$data"
 exit "$status"

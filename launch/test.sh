@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Lint, types and all tests, in .venv. Further arguments go to pytest: bash launch/test.sh tests/ops -k lcr
+# Lint, types and tests, in .venv: all but the slow ones, or with --slow those alone. Further arguments go to pytest:
+#   bash launch/test.sh tests/ops -k lcr
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=launch/environment.sh
 . launch/environment.sh
 environment requirements-test.txt
+[ "${1:-}" != --slow ] || set -- -m slow "${@:2}"
 .venv/bin/python -m pip check
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .

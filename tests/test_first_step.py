@@ -1,4 +1,4 @@
-"""One real step of a config, as launch/gpu_run.sh takes it before anything long."""
+"""One real step of a config, as launch/gpu.sh takes it before anything long."""
 
 import dataclasses
 import os

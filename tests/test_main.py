@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -574,19 +573,3 @@ def test_few_annotations_are_measured_where_that_is_asked_for(run, finished, exp
     begun.stages = ("refine", "few_shot")
     assert run(begun, path.parent, stop_after=0) == main.STOPPED_EARLY
     assert not path.exists()
-
-
-def test_the_gpu_script_s_smoke_run_leaves_results_and_model(config_file, tmp_path):
-    data, out, work = write_folder(tmp_path / "people", annotated=True), tmp_path / "out", tmp_path / "work"
-    command = ["bash", ROOT / "launch" / "gpu_run.sh", "--smoke", "--data", data, "--out", out, "--work", work,
-               "--sizes", "small", "--config", config_file, "--", "--config.data.dataset=landmark_folder",
-               "--config.stages=('pretrain','report','export')"]  # fmt: skip
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert ended.returncode == 0, ended.stderr
-    names = {"small.results.json", "small.metrics.jsonl", "small.report.html", "small.msgpack.00"}
-    assert {file.name for file in out.iterdir()} == names
-    model = (out / "small.msgpack.00").read_bytes()  # small enough for one part
-    (tmp_path / "joined.msgpack").write_bytes(model)
-    assert scemae_jax.load(tmp_path / "joined.msgpack").architecture.encoder == "XXS/8"
-    assert json.loads((out / "small.results.json").read_text())["pretrain"]["images_seen"] == 32

@@ -82,15 +82,6 @@ def test_what_is_not_understood_is_said(arguments, message):
     assert message in ended.stderr
 
 
-def test_no_array_that_may_be_empty_is_expanded_as_it_is():
-    """Which bash before 4.4, macOS's, takes for an unset variable, and ends."""
-    script = (ROOT / "launch" / "reproduce.sh").read_text()
-    (initial,) = re.findall(r"^network=\(\).*", script, re.MULTILINE)
-    for name in re.findall(r"(\w+)=\(\)", initial):
-        guarded = script.count(f'${{{name}[@]+"${{{name}[@]}}"}}')
-        assert guarded == script.count(f'"${{{name}[@]}}"') > 0
-
-
 @pytest.fixture(scope="module")
 def reproduced(tmp_path_factory) -> SimpleNamespace:
     """A smoke run on miniatures of all datasets."""
@@ -114,6 +105,7 @@ def results(runs: Path, name: str) -> dict:
     return json.loads((runs / name / "results.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # all of the paper in small, in a dozen processes
 def test_every_table_has_our_numbers_as_the_runs_have_them(reproduced):
     ours, runs = our_rows(reproduced.runs), reproduced.runs
@@ -144,6 +136,7 @@ def test_every_table_has_our_numbers_as_the_runs_have_them(reproduced):
     assert "**Smoke: a test of the path, not a result.** DeiT-S is XXS/8 here" in (runs / "tables.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_second_call_does_nothing_anew_and_says_what_is_gone(reproduced):
     runs = reproduced.runs
