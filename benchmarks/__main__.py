@@ -1,106 +1,135 @@
-"""Measures the training steps, clustering, features and inputs, beside PyTorch on request.
+"""Measures training steps, clustering and input, beside PyTorch on request.
 
-  python -m benchmarks --suite pretrain,refine,cluster,features,input --encoder S/8 --output results.json
-  python -m benchmarks --encoder B/8 --dtype bfloat16 --peer torch --compile --output b8.json
-  python -m benchmarks --suite agreement,profile
+  python -m benchmarks --suite pretrain,refine --encoder S/8 --output results.json
+  python -m benchmarks --suite pretrain --encoder B/8 --dtype bfloat16 --peer torch --compile
   python -m benchmarks --smoke
 
 Suites:
   pretrain   the step of stage 1 as it is trained, and the masked autoencoder alone, which the peer runs too
-  refine     the step of stage 2; with all tokens; with hypercolumns (by a linear projector, and one of two
-             layers); clustering alone
-  cluster    density peaks of 512 images, and of more and more tokens (--plot draws that)
-  features   what `Model.features` gives, at strides 8 and 4
+  refine     the step of stage 2; with all tokens; with hypercolumns; clustering alone
+  cluster    density peaks of 512 images, which the peer runs too, and of more and more tokens
   input      the step of stage 1 with images on the device, in memory, or decoded for every batch
-  agreement  every operation on the CPU and on the default device: errors and whether they pass
-  profile    where the time of both stages' steps goes, by operation
+  agreement  every operation on the CPU and on the default device: errors, and whether they pass
 
-Contenders take turns, --repeats times, each time for --seconds or more. The utilisation is that of the operations which
-the method needs (scemae_jax/benchmark/flops.py) against what the chip is stated, or on a CPU measured, to do. --output
-is written after every suite, and the same command goes on after those it has. Exit status: 0 done, 1 error or a
-disagreement.
+Contenders take turns, --repeats times, each time for --seconds or more. --output is written after every suite, and the
+same command goes on after those it has. Exit status: 0 done, 1 error or a disagreement.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import humanize
 import jax
 from absl import app, flags, logging
+from rich.console import Console
+from rich.table import Table
 
-from benchmarks.run import SUITES, TIMED, check_suites, run_suites
-from benchmarks.settings import Settings, decoder_sizes
+from benchmarks.agreement import agreement
+from benchmarks.measure import Row
+from benchmarks.settings import SMOKE, Settings
+from benchmarks.suites import clustering, inputs, pretraining, refinement
 from scemae_jax.allocator import restart_keeping_freed_memory
+from scemae_jax.systems.sce_mae.stages import write_json
 
-PEER_MEMORY = "0.45"
-"""Share of a GPU's memory that JAX takes for itself where PyTorch needs some too."""
+SUITES: dict[str, Callable[[Settings], list[Row]]] = {
+    "pretrain": pretraining, "refine": refinement, "cluster": clustering, "input": inputs, "agreement": agreement,
+}  # fmt: skip
 
-SUITE = flags.DEFINE_list("suite", None, f"Of {', '.join(SUITES)}; without it the first {len(TIMED)}.")
-ENCODER = flags.DEFINE_string("encoder", None, "Such as S/8.")
-DECODER = flags.DEFINE_string("decoder", None, "Of stage 1: width x depth x heads, such as 512x8x16.")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Of both stages; without it each has the config's.", 1)
-DTYPE = flags.DEFINE_string("dtype", None, "Of the networks' arithmetic: float32 or bfloat16.")
-SCAN_LAYERS = flags.DEFINE_bool("scan_layers", None, "In stage 1, as config.pretrain.scan_layers: compiles sooner.")
-REMAT = flags.DEFINE_bool(
-    "remat", None, "In stage 1, as config.pretrain.remat: less memory, more time; on a CPU with --scan_layers."
+FLAGS = flags.FLAGS
+flags.DEFINE_list("suite", list(SUITES), "What to measure.")
+flags.DEFINE_string("encoder", None, "Such as S/8.")
+flags.DEFINE_string("decoder", None, "Of stage 1: width x depth x heads, such as 512x8x16.")
+flags.DEFINE_integer("batch_size", None, "Of both stages; without it each has the config's.", 1)
+flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "Of the networks' arithmetic.")
+flags.DEFINE_enum("peer", None, ["torch"], "Measure PyTorch in turns with ours.")
+flags.DEFINE_bool("compile", None, "The peer by torch.compile too; needs a C compiler and minutes.")
+flags.DEFINE_integer("repeats", None, "Turns of each.", 1)
+flags.DEFINE_float("seconds", None, "Least length of a turn.", 0.0)
+flags.DEFINE_integer("workers", None, "Processes that decode images; 0: threads.", 0)
+flags.DEFINE_string("output", None, "JSON file for everything that was measured.")
+flags.DEFINE_bool("smoke", False, "All suites at tiny sizes, a few minutes on a CPU.")
+flags.register_validator("suite", lambda names: names and SUITES.keys() >= {*names}, f"choose from {', '.join(SUITES)}")
+flags.register_validator(
+    "decoder", lambda text: text is None or re.fullmatch(r"[1-9]\d*(x[1-9]\d*){2}", text), "such as 512x8x16"
 )
-PEER = flags.DEFINE_enum("peer", None, ["torch"], "Measure PyTorch in turns with ours.")
-COMPILE = flags.DEFINE_bool("compile", False, "The peer by torch.compile too; needs a C compiler and minutes.")
-REPEATS = flags.DEFINE_integer("repeats", None, "Timed blocks of each.", 1)
-SECONDS = flags.DEFINE_float("seconds", None, "Least length of a timed block.", 0.0)
-WORKERS = flags.DEFINE_integer("workers", 0, "Processes that decode images; 0: threads.", 0)
-OUTPUT = flags.DEFINE_string("output", None, "JSON file for everything that was measured.")
-PLOT = flags.DEFINE_string("plot", None, "PNG file for the time and memory of clustering by the number of tokens.")
-SMOKE = flags.DEFINE_bool("smoke", False, "All suites at tiny sizes, a few minutes on a CPU.")
 
 
-def settings_of_flags() -> Settings:
-    """What the flags ask for.
+def table(title: str, rows: Sequence[Row]) -> Table:
+    """On the screen."""
+    if "error" in rows[0]:
+        shown = [{**row, "error": f"{row['error']:.1e}", "bar": f"{row['bar']:.0e}"} for row in rows]
+    else:
+        shown = [
+            {
+                "name": row["name"],
+                "images/s": f"{row['images_per_second']['median']:,.4g}",
+                "min, max": f"{row['images_per_second']['min']:,.4g}, {row['images_per_second']['max']:,.4g}",
+                "ms a call": f"{row['milliseconds_per_call']:.4g}",
+                "relative (IQR)": f"{row['relative']['median']:.3f} ({row['relative']['iqr']:.3f})",
+                "memory": humanize.naturalsize(row["memory_bytes"], binary=True) if row["memory_bytes"] else "",
+            }
+            for row in rows
+        ]
+    found = Table(*shown[0], title=title)
+    for row in shown:
+        found.add_row(*map(str, row.values()))
+    return found
+
+
+def begin(settings: Settings, output: Path | None) -> dict[str, Any]:
+    """The results so far.
 
     Raises:
-      ValueError: a flag has a value that does not exist.
+      ValueError: those in the file are of other settings, or of another kind of device.
     """
-    given = {
-        "encoder": ENCODER.value,
-        "decoder": None if DECODER.value is None else decoder_sizes(DECODER.value),
-        "batch_size": BATCH_SIZE.value,
-        "dtype": DTYPE.value,
-        "repeats": REPEATS.value,
-        "seconds": SECONDS.value,
-        "scan_layers": SCAN_LAYERS.value,
-        "remat": REMAT.value,
-        "peer": PEER.value is not None,
-        "compile_peer": COMPILE.value,
-        "workers": WORKERS.value,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    settings = Settings.smoke(**given) if SMOKE.value else Settings(**given)
-    settings.config  # noqa: B018 - checks encoder, dtype and sizes before anything is measured
-    return settings
+    device = {"device": jax.devices()[0].device_kind, "devices": jax.device_count(), "cores": os.cpu_count()}
+    about = dataclasses.asdict(settings) | device | {name: version(name) for name in ("jax", "numpy")}
+    about = json.loads(json.dumps(about))
+    if output is None or not output.exists():
+        return {"about": about, "suites": {}}
+    results = json.loads(output.read_text())
+    if differ := [name for name in about if results["about"].get(name) != about[name]]:
+        there = ", ".join(f"{name} {results['about'].get(name)}, not {about[name]}" for name in differ)
+        raise ValueError(f"--output {output} holds results of {there}: name another file")
+    return results
 
 
 def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"not understood: {' '.join(argv[1:])}")
-    if PEER.value:
-        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", PEER_MEMORY)
+    given: dict[str, Any] = SMOKE.copy() if FLAGS.smoke else {}
+    for name in ("encoder", "decoder", "batch_size", "dtype", "compile", "repeats", "seconds", "workers"):
+        if FLAGS[name].present:
+            given[name] = FLAGS[name].value
+    if FLAGS.peer:
+        given["peer"] = True
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.45")  # of a GPU: PyTorch needs some too
+    output, console = Path(FLAGS.output) if FLAGS.output else None, Console(width=None if sys.stdout.isatty() else 150)
     try:
-        names = SUITE.value or list(SUITES if SMOKE.value else TIMED)
-        check_suites(names)
-        settings = settings_of_flags()
-        output, plot = (Path(value) if value else None for value in (OUTPUT.value, PLOT.value))
-        results = run_suites(names, settings, output, plot)
-    except (ValueError, FileNotFoundError) as error:
+        settings = Settings(**given)
+        results = begin(settings, output)
+        for name in FLAGS.suite:
+            if name not in results["suites"]:
+                results["suites"][name] = SUITES[name](settings)
+                if output:
+                    write_json(output, results)
+            title = f"{name}: {settings.encoder}, {settings.dtype}, {results['about']['device']}"
+            console.print(table(title, results["suites"][name]))
+    except ValueError as error:
         logging.debug("where it happened", exc_info=True)
-        print(f"error: {error}\n(--verbosity=1 shows where)", file=sys.stderr)
-        sys.exit(1)
-    compared = results["suites"].get("agreement", {"rows": []})["rows"]
+        sys.exit(f"error: {error}\n(--verbosity=1 shows where)")
+    compared = results["suites"].get("agreement", [])
     if failed := [f"{row['name']} ({row['dtype']})" for row in compared if not row["passed"]]:
-        print(f"error: {', '.join(failed)} of {jax.devices()[0].device_kind} disagree with the CPU", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(f"error: {', '.join(failed)} of {results['about']['device']} disagree with the CPU")
 
 
 if __name__ == "__main__":
