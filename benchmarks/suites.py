@@ -1,84 +1,121 @@
 """What is timed: the training steps of both stages, clustering, and the input."""
 
-from __future__ import annotations
-
 import dataclasses
+import functools
+import re
 import tempfile
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import tensorflow_datasets as tfds
-from jax.sharding import Mesh
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Num, UInt8
 
-from benchmarks.measure import Contender, Row, measure, memory_bytes, repeated
-from benchmarks.settings import Settings
+from benchmarks.measure import Contender, Row, measure, memory
+from scemae_jax import config as configuration
+from scemae_jax.config import Config
 from scemae_jax.data import sources
-from scemae_jax.model import WINDOW, Architecture
+from scemae_jax.model import IMAGE_SIZE, WINDOW, Architecture
 from scemae_jax.models import carb, mae
 from scemae_jax.ops.density_peaks import density_peaks_of_images
 from scemae_jax.ops.lcr import lcr_loss
 from scemae_jax.systems.sce_mae import pretrain, refine
 from scemae_jax.training import loop, sharding
-from scemae_jax.training.feed import Input, from_host, on_devices
+from scemae_jax.training.feed import Input, from_host, on_devices, open_input
 
 STEPS = 1000
 """Of the learning rate's schedule, which no time depends on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Of a run: the flags of `python -m benchmarks`."""
+
+    suite: str = "pretrain,refine,cluster,input,agreement"  # What to measure.
+    encoder: str = "S/8"
+    decoder: str = "512x8x16"  # Of stage 1: width x depth x heads.
+    batch_size: int = 0  # Of both stages; 0: each has the config's.
+    dtype: str = "float32"  # Of the networks' arithmetic, or bfloat16.
+    peer: Literal["", "torch"] = ""  # What takes turns with ours; torch needs transformers too.
+    compile: bool = False  # The peer by torch.compile too; needs a C compiler and minutes.
+    repeats: int = 5  # Turns of each.
+    seconds: float = 2.0  # Least length of a turn.
+    workers: int = 0  # Processes that decode images; 0: threads.
+    cluster_images: int = 512  # That are clustered at once.
+    output: str = ""  # JSON file for everything that was measured.
+    smoke: bool = False  # Tiny sizes instead, a few minutes on a CPU.
+
+    @functools.cached_property
+    def config(self) -> Config:
+        if not re.fullmatch(r"\d+x\d+x\d+", self.decoder):
+            raise ValueError(f"--decoder is {self.decoder!r}: give width x depth x heads, as in 512x8x16")
+        config = configuration.default()
+        sizes = {encoder: size for size, encoder in configuration.PAPER_ENCODERS.items()}
+        if self.encoder in sizes:
+            configuration.paper_network(config, sizes[self.encoder])
+        model = config.model
+        model.encoder, config.dtype = self.encoder, self.dtype
+        model.decoder_width, model.decoder_depth, model.decoder_heads = map(int, self.decoder.split("x"))
+        for stage in (config.pretrain, config.refine):
+            stage.batch_size = self.batch_size or stage.batch_size
+        configuration.check(config)
+        return config
+
+    @property
+    def architecture(self) -> Architecture:
+        return configuration.architecture(self.config)
+
+    def images(self, count: int) -> UInt8[np.ndarray, "n 136 136 3"]:
+        """Noise: no time depends on what is seen."""
+        return np.random.default_rng(0).integers(0, 256, (count, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+
+
+SMOKE = {
+    "encoder": "XXS/8", "decoder": "32x1x2", "batch_size": 4, "repeats": 2, "seconds": 0.02, "cluster_images": 4,
+}  # fmt: skip
 
 
 class Trainer:
     """A task's compiled step, and the state that it changes."""
 
     def __init__(self, task: loop.Task, settings: Settings):
-        mesh, rules = settings.mesh, settings.config.mesh.rules
-        state = loop.initial_state(task)
-        self.task, self.mesh = task, mesh
+        mesh, rules, state = sharding.make_mesh(), settings.config.mesh.rules, loop.initial_state(task)
+        self._input, self._draw = task.input, lambda: task.input.put(mesh, [next(task.input.batches)])
         self._state = sharding.place(state, sharding.by_rules(mesh, state, rules))
         self._seen = jax.jit(loop.gathered_metrics(task).empty, out_shardings=sharding.replicated(mesh))()
-        self._constants = sharding.place(task.constants, sharding.replicated(mesh))
-        self._batch = task.input.put(mesh, [next(task.input.batches)])
+        self._constants = sharding.place(task.constants, sharding.replicated(mesh)), task.input.resident
+        self._batch = self._draw()
         step: Any = loop.compile_step(task, mesh, rules)
-        arguments = self._state, self._seen, self._constants, task.input.resident, self._batch
-        self.program = step.lower(*arguments).compile()
+        self._program = step.lower(self._state, self._seen, *self._constants, self._batch).compile()
 
-    def contender(self, name: str, source: Input | None = None) -> Contender:
-        """Steps on batches drawn from a source of the same shapes as the task's; without it, on one batch."""
+    def contender(self, name: str, *, draw: bool = True) -> Contender:
+        """Steps on batches as the task's input gives them, or on one alone."""
 
         def run(count: int) -> None:
             for _ in range(count):
-                batch = source.put(self.mesh, [next(source.batches)]) if source else self._batch
-                self._state, self._seen = self.program(
-                    self._state, self._seen, self._constants, self.task.input.resident, batch
-                )
+                batch = self._draw() if draw else self._batch
+                self._state, self._seen = self._program(self._state, self._seen, *self._constants, batch)
             jax.block_until_ready(self._state)
 
-        return Contender(name, self.task.input.batch_size, run, memory_bytes(self.program))
+        return Contender(name, self._input.batch_size, run, memory(self._program))
 
 
 def noise_on_devices(settings: Settings, batch_size: int) -> Input:
     images = sources.ImagesInMemory(settings.images(2 * batch_size))
-    return on_devices([images], [1.0], batch_size=batch_size, seed=0, mesh=settings.mesh)
+    return on_devices([images], [1.0], batch_size=batch_size, seed=0, mesh=sharding.make_mesh())
 
 
-def random_weights(architecture: Architecture) -> dict[str, Any]:
-    """Of encoder, decoder and projector."""
-    return pretrain.initial_params(architecture, 0) | {"projector": refine.initial_projector(architecture, 0)}
-
-
-def pretrain_task(settings: Settings, source: Input) -> loop.Task:
-    """Stage 1 from random weights."""
-    params = pretrain.initial_params(settings.architecture, 0)
-    return pretrain.task(settings.config, settings.architecture, params, source, STEPS)
-
-
-def refine_task(settings: Settings, source: Input, architecture: Architecture) -> loop.Task:
-    """Stage 2 from random weights."""
-    weights = random_weights(architecture)
-    return refine.task(settings.config, architecture, weights["encoder"], weights["projector"], source, STEPS)
+def stage_task(config: Config, stage: str, source: Input, build: Callable[..., Any] = jax.jit) -> loop.Task:
+    """A stage from random weights, or from what `build` makes of the function that draws them."""
+    architecture = configuration.architecture(config)
+    params = build(lambda: pretrain.initial_params(architecture, 0))()
+    if stage == "pretrain":
+        return pretrain.task(config, architecture, params, source, STEPS)
+    projector = build(lambda: refine.initial_projector(architecture, 0))()
+    return refine.task(config, architecture, params["encoder"], projector, source, STEPS)
 
 
 def normalised_views(settings: Settings, count: int) -> Float[np.ndarray, "n 96 96 3"]:
@@ -96,23 +133,24 @@ def without_augmentation(task: loop.Task, settings: Settings) -> loop.Task:
         return cast(mae.MAEOutput, network.apply({"params": params}, batch["image"], noise)).loss, {}
 
     views = sources.ImagesInMemory(normalised_views(settings, batch_size))
-    source = from_host([views], [1.0], batch_size=batch_size, seed=0, mesh=settings.mesh)
+    source = from_host([views], [1.0], batch_size=batch_size, seed=0, mesh=sharding.make_mesh())
     return dataclasses.replace(task, loss=loss, input=source)
 
 
 def pretraining(settings: Settings) -> list[Row]:
     """Stage 1 as it is trained, and without augmentation, beside the peer."""
-    task = pretrain_task(settings, noise_on_devices(settings, settings.config.pretrain.batch_size))
+    task = stage_task(settings.config, "pretrain", noise_on_devices(settings, settings.config.pretrain.batch_size))
     bare = without_augmentation(task, settings)
     contenders = [
-        Trainer(task, settings).contender("stage 1 as trained", task.input),
-        Trainer(bare, settings).contender("masked autoencoder"),
+        Trainer(bare, settings).contender("masked autoencoder", draw=False),
+        Trainer(task, settings).contender("stage 1 as trained"),
     ]
     if settings.peer:
         from benchmarks import peer
 
-        contenders += [peer.pretrain_step(settings, compiled=form) for form in sorted({False, settings.compile})]
-    rows = measure(contenders, repeats=settings.repeats, seconds=settings.seconds, reference=min(2, len(contenders) - 1))
+        eager, *compiled = (peer.pretrain_step(settings, compiled=form) for form in sorted({False, settings.compile}))
+        contenders = [eager, *contenders, *compiled]
+    rows = measure(contenders, repeats=settings.repeats, seconds=settings.seconds)
     task.input.batches.close()
     bare.input.batches.close()
     return rows
@@ -146,15 +184,16 @@ def refinement(settings: Settings) -> list[Row]:
     architecture, batch_size = settings.architecture, settings.config.refine.batch_size
     patches = (WINDOW // architecture.variant.patch_size) ** 2
     # All tokens but one are attentive, and that one is its own cluster: every layer and the loss see all of them.
-    everything = dataclasses.replace(architecture, attentive_fraction=1 - 1 / patches, num_clusters=1)
-    task = refine_task(settings, noise_on_devices(settings, batch_size), architecture)
+    everything = settings.config.copy_and_resolve_references()
+    everything.model.attentive_fraction, everything.model.num_clusters = 1 - 1 / patches, 1
+    task = stage_task(settings.config, "refine", noise_on_devices(settings, batch_size))
     tasks = {
         "stage 2": task,
-        "all tokens": refine_task(settings, task.input, everything),
+        "all tokens": stage_task(everything, "refine", task.input),
         "hypercolumns, linear projector": with_hypercolumns(task, settings, hidden=False),
         "hypercolumns, two layers": with_hypercolumns(task, settings, hidden=True),
     }
-    contenders = [Trainer(each, settings).contender(name, task.input) for name, each in tasks.items()]
+    contenders = [Trainer(each, settings).contender(name) for name, each in tasks.items()]
     inattentive = patches - carb.num_attentive(architecture.attentive_fraction, patches)
     contenders.append(density_peaks(settings, batch_size, inattentive, architecture.variant.width))
     rows = measure(contenders, repeats=settings.repeats, seconds=settings.seconds)
@@ -167,62 +206,48 @@ def density_peaks(settings: Settings, images: int, count: int, width: int) -> Co
     tokens, model = jax.random.normal(jax.random.key(0), (images, count, width)), settings.config.model
     cluster = jax.jit(lambda tokens: density_peaks_of_images(tokens, model.num_clusters, density=model.density))
     program = cluster.lower(tokens).compile()
-    return Contender(f"density peaks, {count} x {width}", images, repeated(program, tokens), memory_bytes(program))
+
+    def run(calls: int) -> None:
+        jax.block_until_ready([program(tokens) for _ in range(calls)])
+
+    return Contender(f"density peaks, {count} x {width}", images, run, memory(program))
 
 
 def clustering(settings: Settings) -> list[Row]:
-    """Density peaks of many images' tokens, of two widths; then of more and more tokens."""
+    """Density peaks of 130 tokens of two widths, for many images at once; then of more and more tokens."""
     images, width, rows = settings.cluster_images, settings.architecture.variant.width, []
-    count, timing = 130, {"repeats": settings.repeats, "seconds": settings.seconds}
     for features in dict.fromkeys((192, width)):
-        contenders = [density_peaks(settings, images, count, features)]
+        contenders = [density_peaks(settings, images, 130, features)]
         if settings.peer:
             from benchmarks import peer
 
-            contenders.insert(0, peer.clustering(settings, images, count, features))
-        rows += measure(contenders, **timing)
-    for more in settings.token_counts:
-        rows += measure([density_peaks(settings, 4, more, width)], **timing)
-    return rows
+            contenders.insert(0, peer.clustering(images, 130, features, settings.config.model.num_clusters))
+        rows += measure(contenders, repeats=settings.repeats, seconds=settings.seconds)
+    growing = [density_peaks(settings, 4, count, width) for count in (64, 256, 1024, 4096)]
+    return rows + measure(growing, repeats=settings.repeats, seconds=settings.seconds)
 
 
 def inputs(settings: Settings) -> list[Row]:
-    """Stage 1's step on synthetic faces by `data.cache`, beside one on a constant batch; then the input alone.
+    """Stage 1's step on synthetic faces by `data.cache`, beside one on a constant batch.
 
     The faces are prepared into a temporary folder, as JPEGs, which "none" decodes again for every batch.
     """
-    data, mesh = settings.config.data.copy_and_resolve_references(), settings.mesh
-    common: dict[str, Any] = {"batch_size": settings.config.pretrain.batch_size, "seed": 0, "mesh": mesh}
-    timing = {"repeats": settings.repeats, "seconds": settings.seconds}
+    config, data = settings.config, settings.config.data.copy_and_resolve_references()
     tfds.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         data.dataset, data.variant, data.data_dir = "synthetic_faces", "tiny", folder
-        on_disk, weights = sources.unlabelled_images(data, sources.open_dataset(data))
-        in_memory = [sources.in_memory(source) for source in on_disk]
-        by_cache = {
-            "device": on_devices(in_memory, weights, **common),
-            "host": from_host(in_memory, weights, **common),
-            "none": from_host(on_disk, weights, workers=settings.workers, **common),
+        opened = functools.partial(open_input, *sources.unlabelled_images(data, sources.open_dataset(data)))
+        common = {
+            "batch_size": config.pretrain.batch_size,
+            "seed": 0,
+            "mesh": sharding.make_mesh(),
+            "workers": settings.workers,
         }
-        task = pretrain_task(settings, by_cache["device"])
-        resident = Trainer(task, settings)
-        handed_over = Trainer(dataclasses.replace(task, input=by_cache["host"]), settings)
-        contenders = [handed_over.contender("step, constant batch")]
-        for cache, source in by_cache.items():
-            trainer = resident if cache == "device" else handed_over
-            contenders.append(trainer.contender(f"step, {cache}", source))
-        rows = measure(contenders, **timing)
-        for cache, source in by_cache.items():  # one after the other: what loads ahead would slow the next
-            rows += measure([Contender(f"input alone, {cache}", task.input.batch_size, _draw(source, mesh))], **timing)
+        by_cache = {cache: opened(cache=cache, **common) for cache in ("device", "host", "none")}
+        trainers = {c: Trainer(stage_task(config, "pretrain", source), settings) for c, source in by_cache.items()}
+        contenders = [trainers["host"].contender("constant batch", draw=False)]
+        contenders += [trainer.contender(cache) for cache, trainer in trainers.items()]
+        rows = measure(contenders, repeats=settings.repeats, seconds=settings.seconds)
+        for source in by_cache.values():
             source.batches.close()
     return rows
-
-
-def _draw(source: Input, mesh: Mesh) -> Callable[[int], None]:
-    """Hands batches over to the devices, which do nothing with them."""
-
-    def run(count: int) -> None:
-        for _ in range(count):
-            jax.block_until_ready(source.put(mesh, [next(source.batches)]))
-
-    return run
