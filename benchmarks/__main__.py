@@ -30,7 +30,6 @@ from benchmarks.agreement import agreement
 from benchmarks.measure import Row
 from benchmarks.suites import SMOKE, Settings
 from scemae_jax.allocator import restart_keeping_freed_memory
-from scemae_jax.systems.sce_mae.stages import write_json
 
 SUITES = {
     "pretrain": suites.pretraining, "refine": suites.refinement, "cluster": suites.clustering, "input": suites.inputs,
@@ -65,7 +64,7 @@ def run(settings: Settings) -> dict[str, Any]:
         if name not in results["suites"]:
             results["suites"][name] = SUITES[name](settings)
             if settings.output:
-                write_json(output, results)
+                output.write_text(json.dumps(results, indent=1) + "\n")
         title = f"{name}: {settings.encoder}, {settings.dtype}, {device}"
         Console(width=None if sys.stdout.isatty() else 150).print(table(title, results["suites"][name]))
     return results

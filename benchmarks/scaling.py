@@ -159,12 +159,8 @@ def seconds(row: dict[str, Any], chip: dict[str, float]) -> tuple[float, float, 
     """Estimates of a step's time: of all operations, of memory, of the interconnect, and of the compiler's cycles."""
     # A ring sends what an all-reduce sums twice: once to sum it, once to hand the sum round.
     sent = sum((2 if kind == "all-reduce" else 1) * each["bytes"] for kind, each in row["collectives"].items())
-    return (
-        row["flops"] / chip["flops"],
-        row["hbm_bytes"] / chip["hbm"],
-        sent / chip["ici"],
-        row["cycles"] / chip["clock"],
-    )
+    compute, memory = row["flops"] / chip["flops"], row["hbm_bytes"] / chip["hbm"]
+    return compute, memory, sent / chip["ici"], row["cycles"] / chip["clock"]
 
 
 HEADER = (
@@ -174,7 +170,7 @@ HEADER = (
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
-    """What was found, as Markdown; times are on the interconnect, and beside it at the peaks or by the cycles."""
+    """What was found, as Markdown. A step takes the time at the peaks or of the cycles, and the exchange."""
     lines = [HEADER, ["---"] * len(HEADER)]
     for plan, row in ((plan, found[plan]) for plan in PLANS if plan in found):
         lines.append([plan if row["fits"] else f"{plan}: does not fit"])

@@ -150,10 +150,7 @@ def pretraining(settings: Settings) -> list[Row]:
 
         eager, *compiled = (peer.pretrain_step(settings, compiled=form) for form in sorted({False, settings.compile}))
         contenders = [eager, *contenders, *compiled]
-    rows = measure(contenders, repeats=settings.repeats, seconds=settings.seconds)
-    task.input.batches.close()
-    bare.input.batches.close()
-    return rows
+    return measure(contenders, repeats=settings.repeats, seconds=settings.seconds)
 
 
 def with_hypercolumns(task: loop.Task, settings: Settings, *, hidden: bool) -> loop.Task:
@@ -196,9 +193,7 @@ def refinement(settings: Settings) -> list[Row]:
     contenders = [Trainer(each, settings).contender(name) for name, each in tasks.items()]
     inattentive = patches - carb.num_attentive(architecture.attentive_fraction, patches)
     contenders.append(density_peaks(settings, batch_size, inattentive, architecture.variant.width))
-    rows = measure(contenders, repeats=settings.repeats, seconds=settings.seconds)
-    task.input.batches.close()
-    return rows
+    return measure(contenders, repeats=settings.repeats, seconds=settings.seconds)
 
 
 def density_peaks(settings: Settings, images: int, count: int, width: int) -> Contender:
@@ -236,14 +231,12 @@ def inputs(settings: Settings) -> list[Row]:
     tfds.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         data.dataset, data.variant, data.data_dir = "synthetic_faces", "tiny", folder
-        opened = functools.partial(open_input, *sources.unlabelled_images(data, sources.open_dataset(data)))
-        common = {
-            "batch_size": config.pretrain.batch_size,
-            "seed": 0,
-            "mesh": sharding.make_mesh(),
-            "workers": settings.workers,
+        images, weights = sources.unlabelled_images(data, sources.open_dataset(data))
+        common = {"seed": 0, "mesh": sharding.make_mesh(), "workers": settings.workers}
+        by_cache = {
+            cache: open_input(images, weights, cache=cache, batch_size=config.pretrain.batch_size, **common)
+            for cache in ("device", "host", "none")
         }
-        by_cache = {cache: opened(cache=cache, **common) for cache in ("device", "host", "none")}
         trainers = {c: Trainer(stage_task(config, "pretrain", source), settings) for c, source in by_cache.items()}
         contenders = [trainers["host"].contender("constant batch", draw=False)]
         contenders += [trainer.contender(cache) for cache, trainer in trainers.items()]
