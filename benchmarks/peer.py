@@ -55,7 +55,7 @@ def pretrain_step(settings: Settings, *, compiled: bool) -> Contender:
         }
         for kind in (True, False)
     ]
-    optimizer = torch.optim.AdamW(groups, lr=stage.learning_rate, betas=tuple(stage.betas), fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=stage.learning_rate, betas=tuple(stage.betas), fused=DEVICE.type == "cuda")
     views = normalised_views(settings, stage.batch_size).transpose(0, 3, 1, 2)
     images, forward = torch.from_numpy(views.copy()).to(DEVICE), torch.compile(network) if compiled else network
     rounded = settings.dtype == "bfloat16"

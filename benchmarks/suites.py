@@ -45,6 +45,7 @@ class Settings:
     seconds: float = 2.0  # Least length of a turn.
     workers: int = 0  # Processes that decode images; 0: threads.
     cluster_images: int = 512  # That are clustered at once.
+    most_tokens: int = 4096  # That are clustered of an image.
     output: str = ""  # JSON file for everything that was measured.
     smoke: bool = False  # Tiny sizes instead, a few minutes on a CPU.
 
@@ -75,6 +76,7 @@ class Settings:
 
 SMOKE = {
     "encoder": "XXS/8", "decoder": "32x1x2", "batch_size": 4, "repeats": 2, "seconds": 0.02, "cluster_images": 4,
+    "most_tokens": 64,
 }  # fmt: skip
 
 
@@ -218,7 +220,8 @@ def clustering(settings: Settings) -> list[Row]:
 
             contenders.insert(0, peer.clustering(images, 130, features, settings.config.model.num_clusters))
         rows += measure(contenders, repeats=settings.repeats, seconds=settings.seconds)
-    growing = [density_peaks(settings, 4, count, width) for count in (64, 256, 1024, 4096)]
+    counts = [count for count in (64, 256, 1024, 4096) if count <= settings.most_tokens]
+    growing = [density_peaks(settings, 4, count, width) for count in counts]
     return rows + measure(growing, repeats=settings.repeats, seconds=settings.seconds)
 
 

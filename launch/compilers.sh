@@ -5,7 +5,7 @@
 #   bash launch/compilers.sh [--sizes "xxs8 t8 s8 b8"] [--tables]
 #
 #   --sizes    networks that are compiled for GPUs (xxs8 is a tiny one); for TPUs the tiny one
-#   --tables   compiles also what docs/scaling.json lacks (hours for TPUs), and writes the tables of docs/scaling.md;
+#   --tables   compiles also what docs/scaling.json lacks (hours for TPUs), and writes the table of docs/scaling.md;
 #              needs both compilers
 # Exit status: 0 where all tests of at least one compiler passed and none failed, 2 not understood, otherwise an error.
 set -euo pipefail
@@ -40,8 +40,6 @@ for compiler in tpu cuda; do
 done
 printf '%s\n' "${summary[@]}"
 if [ -n "$tables" ] && [ "$status" -eq 0 ]; then
-  command=("$venv/bin/python" -m benchmarks.scaling --output docs/scaling.json --page docs/scaling.md)
-  "${command[@]}" --largest t8 s8 b8
-  "${command[@]}" --largest t8 s8 b8 --largest_on h100:1
+  "$venv/bin/python" -m benchmarks.scaling --output docs/scaling.json --page docs/scaling.md
 fi
 exit "$status"

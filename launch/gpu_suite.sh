@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Everything that a GPU is needed for, on a bare GPU machine without a network, in one call, within a time limit:
-# whether it computes what a CPU does, how fast it is, where the time goes, and training with the time that is left.
+# whether it computes what a CPU does, how fast it is, and training with the time that is left.
 #
 #   bash launch/gpu_suite.sh --data FOLDER --out DIR [--wheels DIR] [--minutes 10] [--sizes "t8 s8 b8"]
 #     [--work /tmp/scemae_gpu] [--smoke] [-- ARGUMENTS]
 #
 #   --data     a folder of faces with a landmarks.csv (see README.md), to train on
-#   --out      results go here as soon as they are there: agreement.json, SIZE.benchmark.json, SIZE.clustering.png,
-#              SIZE.profile.json, a .log of each, and what gpu_run.sh leaves; those of --smoke have names of their own
+#   --out      results go here as soon as they are there: agreement.json, SIZE.benchmark.json, a .log of each, and
+#              what gpu_run.sh leaves; those of --smoke have names of their own
 #   --wheels   wheels of the packages that the machine lacks (see gpu_run.sh)
 #   --minutes  when to stop; training gets what the rest leaves
 #   --sizes    networks to measure; the first two are trained
@@ -68,10 +68,7 @@ fi
 measure "$agreement" "$(for_size "${networks[0]}")" --suite=agreement
 for size in "${networks[@]}"; do
   measure "$size.benchmark" "$(for_size "$size")" --dtype=bfloat16 --seconds=0.5 --workers="$workers" "${peer[@]}" \
-    --suite=pretrain,refine,features,cluster,input --plot="$out/$size.clustering.png"
-done
-for size in "${networks[@]}"; do
-  measure "$size.profile" "$(for_size "$size")" --dtype=bfloat16 --suite=profile
+    --suite=pretrain,refine,cluster,input
 done
 
 seconds=$((minutes * 60 - SECONDS))

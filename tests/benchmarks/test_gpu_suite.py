@@ -19,7 +19,7 @@ case $asked in
   *"jax.devices"*) ${{DEVICES:-echo cuda [CudaDevice(id=0)]}} ;;
   *"${{HANG:-what is never asked}}"*) echo $$ >"$CALLS.pid" && exec /bin/sleep 60 ;;
   *scemae_jax.training.first_step*) exit "${{FIRST_STEP:-0}}" ;;
-  *benchmarks*t8.profile*) exit 1 ;;
+  *benchmarks*t8.benchmark*) exit 1 ;;
   *benchmarks*) output=${{asked#*--output }} && touch "${{output%% *}}" ;;
   "- "*) exec {sys.executable} "$@" ;; # a script of its own
   *scemae_jax.main*)
@@ -72,7 +72,7 @@ def run(tmp_path, command):
 
 
 def of(module, calls):
-    return [words[2:] for words in calls if words[:2] == ["-m", f"scemae_jax.{module}"]]
+    return [words[2:] for words in calls if words[:2] == ["-m", module]]
 
 
 def flag(words, name):
@@ -81,37 +81,39 @@ def flag(words, name):
 
 def test_what_it_measures_and_then_trains(run, tmp_path):
     ended, calls = run("--sizes", " t8  b8 s8 ")
-    measured = of("benchmark", calls)
-    benchmarks, profiles = ([f"{size}.{kind}" for size in ("t8", "b8", "s8")] for kind in ("benchmark", "profile"))
-    files = ["agreement", *benchmarks, *profiles]
+    measured = of("benchmarks", calls)
+    files = ["agreement", *(f"{size}.benchmark" for size in ("t8", "b8", "s8"))]
     assert [flag(words, "--output") for words in measured] == [f"{tmp_path}/out/{file}.json" for file in files]
     assert measured[0][2:] == ["--encoder=T/8", "--suite=agreement"]
     assert measured[2][2:5] == ["--encoder=B/8", "--dtype=bfloat16", "--seconds=0.5"]
     assert measured[2][5:8] == ["--workers=6", "--peer=torch", "--compile"]
-    assert measured[2][8] == "--suite=pretrain,refine,features,cluster,input"
-    assert "t8.profile: what it has, and its log, are in" in ended.stderr
-    assert {flag(words, "--config") for words in of("main", calls)} == {"configs/ytf68.py:t8", "configs/ytf68.py:b8"}
-    assert ended.returncode == 1  # training ended well, and the profile did not
+    assert measured[2][8] == "--suite=pretrain,refine,cluster,input"
+    assert "t8.benchmark: what it has, and its log, are in" in ended.stderr
+    assert {flag(words, "--config") for words in of("scemae_jax.main", calls)} == {
+        "configs/ytf68.py:t8",
+        "configs/ytf68.py:b8",
+    }
+    assert ended.returncode == 1  # training ended well, and one benchmark did not
 
     _, calls = run("--sizes", "t8 b8 s8")
-    assert of("benchmark", calls) == measured  # which skips by itself what it has
+    assert of("benchmarks", calls) == measured  # which skips by itself what it has
 
 
 @pytest.mark.parametrize(("cores", "workers"), [("1", 0), ("2", 1), ("224", 16)])
 def test_half_of_the_cores_decode(run, monkeypatch, cores, workers):
     monkeypatch.setenv("CORES", cores)
     _, calls = run("--sizes", "b8", "--minutes", "1")
-    assert f"--workers={workers}" in of("benchmark", calls)[1]
+    assert f"--workers={workers}" in of("benchmarks", calls)[1]
 
 
 def test_a_smoke_run_and_a_real_one_share_no_file(run, tmp_path):
     ended, calls = run("--smoke")
     assert ended.returncode == 0, ended.stderr
     left = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
-    assert {"smoke.agreement.json", "smoke.benchmark.json", "smoke.profile.json", "tiny.msgpack.00"} < {*left}
+    assert {"smoke.agreement.json", "smoke.benchmark.json", "tiny.msgpack.00"} < {*left}
     _, real = run()
-    assert not {word for words in of("benchmark", calls) for word in words if "/out/" in word} & {
-        word for words in of("benchmark", real) for word in words
+    assert not {word for words in of("benchmarks", calls) for word in words if "/out/" in word} & {
+        word for words in of("benchmarks", real) for word in words
     }
     assert left == {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in left}
 
@@ -119,7 +121,7 @@ def test_a_smoke_run_and_a_real_one_share_no_file(run, tmp_path):
 def test_when_the_time_is_up_nothing_begins(run, monkeypatch):
     monkeypatch.setenv("SECONDS", "60")  # where bash begins to count
     ended, calls = run("--minutes", "1", "--sizes", "t8")
-    assert (ended.returncode, of("benchmark", calls), of("main", calls)) == (75, [], [])
+    assert (ended.returncode, of("benchmarks", calls), of("scemae_jax.main", calls)) == (75, [], [])
     assert "agreement: no time is left for it" in ended.stderr
     assert "training: less than two minutes are left" in ended.stderr
 
@@ -185,7 +187,7 @@ def test_what_stands_after_the_options_goes_to_the_runs(run, script):
     arguments = ["--config.seed=3", "--config.init=a  b", "--config.stages=('pretrain',)", "--config.note=$HOME*"]
     ended, calls = run("--smoke", "--", *arguments, script=script)
     assert ended.returncode == 0, ended.stderr
-    runs = of("main", calls)
+    runs = of("scemae_jax.main", calls)
     assert len(runs) == {"gpu_suite.sh": 1, "gpu_run.sh": 2}[script]
     assert all(words[-4:] == arguments for words in runs)
 
@@ -195,8 +197,8 @@ def test_what_is_started_takes_the_interpreter_that_is_named(run, tmp_path, monk
     monkeypatch.setenv("PYTHON", str(tmp_path / "bin" / "another"))
     ended, calls = run("--smoke")
     assert ended.returncode == 0, ended.stderr
-    assert of("benchmark", calls)
-    assert of("main", calls)
+    assert of("benchmarks", calls)
+    assert of("scemae_jax.main", calls)
 
 
 def test_a_run_that_is_cut_off_keeps_its_plan_and_brings_its_model_home(run, tmp_path, monkeypatch):
@@ -206,7 +208,7 @@ def test_a_run_that_is_cut_off_keeps_its_plan_and_brings_its_model_home(run, tmp
     def train(minutes):
         ended, calls = run("--sizes", "t8", "--minutes", minutes, "--", "--config.init=a b", script="gpu_run.sh")
         assert ended.returncode == 75, ended.stderr
-        runs = of("main", calls)
+        runs = of("scemae_jax.main", calls)
         steps = f"--config.pretrain.steps={(work / 't8.steps').read_text().strip()}"
         *before, main, home = runs
         assert (flag(main, "--workdir"), flag(home, "--workdir")) == (f"{work}/t8", f"{work}/t8.home")
@@ -246,7 +248,7 @@ def test_one_step_of_the_very_config_is_taken_before_anything_long(run, smoke):
 def test_where_not_even_a_step_runs_nothing_long_begins(run, monkeypatch):
     monkeypatch.setenv("FIRST_STEP", "1")
     ended, calls = run("--sizes", "t8 s8", script="gpu_run.sh")
-    assert (ended.returncode, of("main", calls)) == (1, [])
+    assert (ended.returncode, of("scemae_jax.main", calls)) == (1, [])
     assert "t8: not even one step of training runs (status 1)" in ended.stderr
 
 
@@ -256,4 +258,4 @@ def test_a_run_that_goes_on_has_shown_that_steps_run(run, tmp_path, monkeypatch)
     monkeypatch.setenv("FIRST_STEP", "1")
     ended, calls = run("--sizes", "t8", script="gpu_run.sh")
     assert ended.returncode == 75, ended.stderr
-    assert of("training.first_step", calls) == []
+    assert of("scemae_jax.training.first_step", calls) == []
