@@ -83,14 +83,15 @@ def density_peaks(tokens: torch.Tensor, num_clusters: int) -> tuple[torch.Tensor
 
     Density ("knn") and score are those of `scemae_jax.ops.density_peaks.density_peaks`.
     """
-    distances = torch.cdist(tokens, tokens)
-    nearest = distances.topk(6, largest=False).values[..., 1:]  # the first is the token itself
-    log_density = -nearest.square().mean(dim=-1) / tokens.shape[-1]
+    norms = tokens.square().sum(dim=-1)
+    squared = torch.baddbmm(norms[:, :, None] + norms[:, None], tokens, tokens.transpose(1, 2), alpha=-2).clamp(min=0)
+    nearest = squared.topk(6, largest=False).values[..., 1:]  # the first is the token itself
+    log_density = -nearest.mean(dim=-1) / tokens.shape[-1]
     denser = log_density[:, None] > log_density[:, :, None]
-    to_denser = torch.where(denser, distances, torch.inf).amin(dim=-1)
-    delta = torch.where(denser.any(dim=-1), to_denser, distances.amax(dim=-1))
+    to_denser = torch.where(denser, squared, torch.inf).amin(dim=-1)
+    delta = torch.where(denser.any(dim=-1), to_denser, squared.amax(dim=-1)).sqrt()
     centers = (log_density + delta.log()).topk(num_clusters).indices
-    to_centers = distances.gather(1, centers[:, :, None].expand(-1, -1, tokens.shape[1]))
+    to_centers = squared.gather(1, centers[:, :, None].expand(-1, -1, tokens.shape[1]))
     return centers, to_centers.argmin(dim=1)
 
 
