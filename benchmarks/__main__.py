@@ -1,109 +1,89 @@
-"""Measures the training steps, clustering, features and inputs, beside PyTorch on request.
+"""Measures training steps, clustering and input, beside PyTorch on request.
 
-  python -m benchmarks --suite pretrain,refine,cluster,features,input --encoder S/8 --output results.json
-  python -m benchmarks --encoder B/8 --dtype bfloat16 --peer torch --compile --output b8.json
-  python -m benchmarks --suite agreement,profile
-  python -m benchmarks --smoke
+  python -m benchmarks --suite pretrain --encoder T/8 --decoder 192x4x3 --peer torch --output results.json
 
 Suites:
   pretrain   the step of stage 1 as it is trained, and the masked autoencoder alone, which the peer runs too
-  refine     the step of stage 2; with all tokens; with hypercolumns (by a linear projector, and one of two
-             layers); clustering alone
-  cluster    density peaks of 512 images, and of more and more tokens (--plot draws that)
-  features   what `Model.features` gives, at strides 8 and 4
+  refine     the step of stage 2; with all tokens; with hypercolumns; clustering alone
+  cluster    density peaks of many images, which the peer runs too, and of more and more tokens
   input      the step of stage 1 with images on the device, in memory, or decoded for every batch
-  agreement  every operation on the CPU and on the default device: errors and whether they pass
-  profile    where the time of both stages' steps goes, by operation
+  agreement  operations on the CPU and on the default device: errors, and whether they pass
 
-Contenders take turns, --repeats times, each time for --seconds or more. The utilisation is that of the operations which
-the method needs (scemae_jax/benchmark/flops.py) against what the chip is stated, or on a CPU measured, to do. --output
-is written after every suite, and the same command goes on after those it has. Exit status: 0 done, 1 error or a
-disagreement.
+Contenders take turns. --output is written after every suite, and the same command goes on after those it has.
+Exit status: 0 done, 1 error or a disagreement.
 """
 
-from __future__ import annotations
-
+import dataclasses
+import json
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
-from absl import app, flags, logging
+import simple_parsing
+from rich.console import Console
+from rich.table import Table
 
-from benchmarks.run import SUITES, TIMED, check_suites, run_suites
-from benchmarks.settings import Settings, decoder_sizes
+from benchmarks import suites
+from benchmarks.agreement import agreement
+from benchmarks.measure import Row
+from benchmarks.suites import SMOKE, Settings
 from scemae_jax.allocator import restart_keeping_freed_memory
 
-PEER_MEMORY = "0.45"
-"""Share of a GPU's memory that JAX takes for itself where PyTorch needs some too."""
-
-SUITE = flags.DEFINE_list("suite", None, f"Of {', '.join(SUITES)}; without it the first {len(TIMED)}.")
-ENCODER = flags.DEFINE_string("encoder", None, "Such as S/8.")
-DECODER = flags.DEFINE_string("decoder", None, "Of stage 1: width x depth x heads, such as 512x8x16.")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Of both stages; without it each has the config's.", 1)
-DTYPE = flags.DEFINE_string("dtype", None, "Of the networks' arithmetic: float32 or bfloat16.")
-SCAN_LAYERS = flags.DEFINE_bool("scan_layers", None, "In stage 1, as config.pretrain.scan_layers: compiles sooner.")
-REMAT = flags.DEFINE_bool(
-    "remat", None, "In stage 1, as config.pretrain.remat: less memory, more time; on a CPU with --scan_layers."
-)
-PEER = flags.DEFINE_enum("peer", None, ["torch"], "Measure PyTorch in turns with ours.")
-COMPILE = flags.DEFINE_bool("compile", False, "The peer by torch.compile too; needs a C compiler and minutes.")
-REPEATS = flags.DEFINE_integer("repeats", None, "Timed blocks of each.", 1)
-SECONDS = flags.DEFINE_float("seconds", None, "Least length of a timed block.", 0.0)
-WORKERS = flags.DEFINE_integer("workers", 0, "Processes that decode images; 0: threads.", 0)
-OUTPUT = flags.DEFINE_string("output", None, "JSON file for everything that was measured.")
-PLOT = flags.DEFINE_string("plot", None, "PNG file for the time and memory of clustering by the number of tokens.")
-SMOKE = flags.DEFINE_bool("smoke", False, "All suites at tiny sizes, a few minutes on a CPU.")
+SUITES = {
+    "pretrain": suites.pretraining, "refine": suites.refinement, "cluster": suites.clustering, "input": suites.inputs,
+    "agreement": agreement,
+}  # fmt: skip
 
 
-def settings_of_flags() -> Settings:
-    """What the flags ask for.
+def table(title: str, rows: list[Row]) -> Table:
+    """On the screen."""
+    found = Table(*rows[0], title=title)
+    for row in rows:
+        found.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
+    return found
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """The results: those in the file, and those of the suites that it lacks.
 
     Raises:
-      ValueError: a flag has a value that does not exist.
+      ValueError: a setting does not exist, or the file's results are of others or of another kind of device.
     """
-    given = {
-        "encoder": ENCODER.value,
-        "decoder": None if DECODER.value is None else decoder_sizes(DECODER.value),
-        "batch_size": BATCH_SIZE.value,
-        "dtype": DTYPE.value,
-        "repeats": REPEATS.value,
-        "seconds": SECONDS.value,
-        "scan_layers": SCAN_LAYERS.value,
-        "remat": REMAT.value,
-        "peer": PEER.value is not None,
-        "compile_peer": COMPILE.value,
-        "workers": WORKERS.value,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    settings = Settings.smoke(**given) if SMOKE.value else Settings(**given)
-    settings.config  # noqa: B018 - checks encoder, dtype and sizes before anything is measured
-    return settings
+    names, output, device = settings.suite.split(","), Path(settings.output), jax.devices()[0].device_kind
+    if unknown := set(names) - SUITES.keys():
+        raise ValueError(f"--suite names {', '.join(sorted(unknown))}: choose from {', '.join(SUITES)}")
+    about = dataclasses.asdict(dataclasses.replace(settings, suite="", output="")) | {"device": device}
+    results: dict[str, Any] = {"about": about, "suites": {}}
+    if settings.output and output.exists():
+        results = json.loads(output.read_text())
+        if results["about"] != about:
+            raise ValueError(f"--output {output} holds results of {results['about']}, not {about}: name another file")
+    for name in names:
+        if name not in results["suites"]:
+            results["suites"][name] = SUITES[name](settings)
+            if settings.output:
+                output.write_text(json.dumps(results, indent=1) + "\n")
+        title = f"{name}: {settings.encoder}, {settings.dtype}, {device}"
+        Console(width=None if sys.stdout.isatty() else 150).print(table(title, results["suites"][name]))
+    return results
 
 
-def main(argv: Sequence[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"not understood: {' '.join(argv[1:])}")
-    if PEER.value:
-        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", PEER_MEMORY)
+def main() -> None:
+    settings = simple_parsing.parse(Settings, prog="python -m benchmarks", description=__doc__)
+    if settings.smoke:
+        settings = dataclasses.replace(settings, **SMOKE)
+    if settings.peer:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.45")  # of a GPU: PyTorch needs some too
     try:
-        names = SUITE.value or list(SUITES if SMOKE.value else TIMED)
-        check_suites(names)
-        settings = settings_of_flags()
-        output, plot = (Path(value) if value else None for value in (OUTPUT.value, PLOT.value))
-        results = run_suites(names, settings, output, plot)
-    except (ValueError, FileNotFoundError) as error:
-        logging.debug("where it happened", exc_info=True)
-        print(f"error: {error}\n(--verbosity=1 shows where)", file=sys.stderr)
-        sys.exit(1)
-    compared = results["suites"].get("agreement", {"rows": []})["rows"]
-    if failed := [f"{row['name']} ({row['dtype']})" for row in compared if not row["passed"]]:
-        print(f"error: {', '.join(failed)} of {jax.devices()[0].device_kind} disagree with the CPU", file=sys.stderr)
-        sys.exit(1)
+        results = run(settings)
+    except (ValueError, ImportError) as error:
+        sys.exit(f"error: {error}")
+    if failed := [row["name"] for row in results["suites"].get("agreement", []) if not row["passed"]]:
+        sys.exit(f"error: {', '.join(failed)} of {results['about']['device']} disagree with the CPU")
 
 
 if __name__ == "__main__":
     restart_keeping_freed_memory()
-    logging.set_verbosity(logging.WARNING)
-    app.run(main)
+    main()

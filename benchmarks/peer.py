@@ -1,45 +1,24 @@
 """The peer: PyTorch with Hugging Face's ViTMAE, of the same sizes, on the same kind of device."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Callable
 from typing import Any
 
-from jaxtyping import Float
+import torch
+from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
-try:
-    import torch
-    from transformers import ViTMAEConfig, ViTMAEForPreTraining
-except ImportError as error:
-    raise ValueError(f"--peer=torch needs PyTorch and transformers ({error}): pip install torch transformers") from None
-
-from benchmarks import flops, peer_clustering
-from benchmarks.measure import Contender, first_call_seconds
-from benchmarks.settings import Settings
-from benchmarks.steps import normalised_views
+from benchmarks.measure import Contender
+from benchmarks.suites import Settings, normalised_views
 from scemae_jax.faces.frame import FRAME
 from scemae_jax.model import Architecture
 from scemae_jax.models.vit import LAYER_NORM_EPSILON
 
-
-def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def prepare() -> int:
-    """As many threads as cores; matrix products of float32 as coarse on GPUs as JAX has them.
-
-    Returns the bytes that others hold on the device.
-    """
-    torch.set_num_threads(os.cpu_count() or 1)
-    torch.set_float32_matmul_precision("high")
-    return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
-
-
-def masked_autoencoder(architecture: Architecture, *, mask_ratio: float | None = None) -> ViTMAEForPreTraining:
-    """Hugging Face's MAE of these sizes, random weights, on `device()`."""
+def masked_autoencoder(architecture: Architecture) -> ViTMAEForPreTraining:
+    """Hugging Face's MAE of these sizes, with random weights."""
     v = architecture.variant
     config = ViTMAEConfig(
         image_size=FRAME.window,
@@ -54,140 +33,78 @@ def masked_autoencoder(architecture: Architecture, *, mask_ratio: float | None =
         decoder_intermediate_size=4 * architecture.decoder_width,
         layer_norm_eps=LAYER_NORM_EPSILON,
         norm_pix_loss=architecture.normalise_target,
-        mask_ratio=architecture.mask_ratio if mask_ratio is None else mask_ratio,
+        mask_ratio=architecture.mask_ratio,
         attn_implementation="sdpa",  # pyright: ignore[reportCallIssue] - of the base class, not declared there
     )
-    with device():
+    with DEVICE:
         return ViTMAEForPreTraining(config)
 
 
+def decays(name: str) -> bool:
+    """As `training.optimizer.decays`: weights of linear layers and tokens, not biases and norms."""
+    return not name.endswith("bias") and "norm" not in name
+
+
 def pretrain_step(settings: Settings, *, compiled: bool) -> Contender:
-    """A step of stage 1 on a constant batch, without augmentation; eager or by `torch.compile`."""
-    held = prepare()
-    stage, batch_size = settings.config.pretrain, settings.config.pretrain.batch_size
-    network = masked_autoencoder(settings.architecture)
-    weights = [p for name, p in network.named_parameters() if p.requires_grad and _decays(name)]
-    others = [p for name, p in network.named_parameters() if p.requires_grad and not _decays(name)]
-    optimizer = torch.optim.AdamW(
-        [{"params": weights}, {"params": others, "weight_decay": 0.0}],
-        lr=stage.learning_rate,
-        betas=tuple(stage.betas),
-        weight_decay=stage.weight_decay,
-        fused=device().type == "cuda",
-    )
-    images = _views(settings, batch_size)
-    forward = torch.compile(network) if compiled else network
+    """A step of stage 1 on a constant batch, without augmentation; eager, or by `torch.compile`."""
+    stage, network = settings.config.pretrain, masked_autoencoder(settings.architecture)
+    trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    groups = [
+        {
+            "params": [p for name, p in trained.items() if decays(name) == kind],
+            "weight_decay": kind * stage.weight_decay,
+        }
+        for kind in (True, False)
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=stage.learning_rate, betas=tuple(stage.betas), fused=DEVICE.type == "cuda")
+    views = normalised_views(settings, stage.batch_size).transpose(0, 3, 1, 2)
+    images, forward = torch.from_numpy(views.copy()).to(DEVICE), torch.compile(network) if compiled else network
+    rounded = settings.dtype == "bfloat16"
 
     def step() -> None:
-        with _arithmetic(settings.dtype):
+        with torch.autocast(DEVICE.type, torch.bfloat16) if rounded else contextlib.nullcontext():
             loss = forward(images).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    return _contender(
-        f"masked autoencoder, torch {'compiled' if compiled else 'eager'}",
-        batch_size,
-        step,
-        flops.pretrain_step(settings.architecture),
-        held,
-    )
+    name = f"masked autoencoder, torch {'compiled' if compiled else 'eager'}"
+    return _contender(name, stage.batch_size, step)
 
 
-def features(settings: Settings, stride: int) -> Contender:
-    """The backbone's features by cover-and-stride, without a mask."""
-    held = prepare()
-    architecture, count = settings.architecture, settings.feature_images
-    encoder = masked_autoencoder(architecture, mask_ratio=0.0).vit.eval()
-    patch_size = architecture.variant.patch_size
-    side, shifts = FRAME.window // patch_size, patch_size // stride
-    in_order = torch.arange(side**2, dtype=torch.float32, device=device()).expand(count, -1)  # nothing is shuffled
-    images = torch.from_numpy(settings.images(count)).to(device()).permute(0, 3, 1, 2)
-    mean, std = (torch.tensor(x, device=device())[:, None, None] for x in (architecture.mean, architecture.std))
-    border = FRAME.offset
-    starts = [border + (stride * (2 * shift + 1) - patch_size) // 2 for shift in range(shifts)]
-
-    @torch.inference_mode()
-    def dense() -> Float[torch.Tensor, "b 96/stride 96/stride d"]:
-        normalised, maps = (images / 255 - mean) / std, []
-        with _arithmetic(settings.dtype):
-            for top in starts:
-                for left in starts:
-                    view = normalised[:, :, top : top + FRAME.window, left : left + FRAME.window]
-                    tokens = encoder(view, noise=in_order).last_hidden_state[:, 1:]
-                    maps.append(tokens.unflatten(1, (side, side)))
-        stacked = torch.stack(maps, dim=3).unflatten(3, (shifts, shifts))  # [b, row, column, down, across, d]
-        return stacked.permute(0, 1, 3, 2, 4, 5).flatten(3, 4).flatten(1, 2)
-
-    return _contender(
-        f"backbone, stride {stride}, torch eager",
-        count,
-        dense,
-        flops.features(architecture, stride, projected=False),
-        held,
-    )
-
-
-def clustering(settings: Settings, width: int) -> Contender:
+def clustering(images: int, count: int, width: int, num_clusters: int) -> Contender:
     """Density peaks of many images at once."""
-    held = prepare()
-    tokens = torch.randn(settings.cluster_batch, settings.cluster_tokens, width, device=device())
-    model = settings.config.model
-
-    @torch.inference_mode()
-    def cluster() -> None:
-        with device():  # what is made on the way is made there
-            peer_clustering.density_peaks(tokens, model.num_clusters, density=model.density)
-
-    return _contender(
-        f"density peaks, {settings.cluster_tokens} x {width}, torch eager",
-        len(tokens),
-        cluster,
-        flops.clustering(settings.cluster_tokens, width),
-        held,
-    )
+    tokens = torch.randn(images, count, width, device=DEVICE)
+    cluster = torch.inference_mode()(lambda: density_peaks(tokens, num_clusters))
+    return _contender(f"density peaks, {count} x {width}, torch eager", images, cluster)
 
 
-def versions() -> dict[str, str]:
-    import transformers
+def density_peaks(tokens: torch.Tensor, num_clusters: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Centres `[b, k]`, best first, and the assignment `[b, n]` of distinct tokens `[b, n, d]`, all images at once.
 
-    return {"torch": torch.__version__, "transformers": transformers.__version__, "torch device": str(device())}
-
-
-def _decays(name: str) -> bool:
-    """As `optimizer.decays`: weights of linear layers and tokens, not biases and norms."""
-    return not name.endswith("bias") and "norm" not in name
-
-
-def _views(settings: Settings, count: int) -> Float[torch.Tensor, "b 3 96 96"]:
-    views = normalised_views(settings, count).transpose(0, 3, 1, 2)
-    return torch.from_numpy(views.copy()).to(device())
-
-
-def _arithmetic(dtype: str) -> contextlib.AbstractContextManager:
-    if dtype == "float32":
-        return contextlib.nullcontext()
-    return torch.autocast(device().type, dtype=getattr(torch, dtype))
+    Density ("knn") and score are those of `scemae_jax.ops.density_peaks.density_peaks`.
+    """
+    norms = tokens.square().sum(dim=-1)
+    squared = torch.baddbmm(norms[:, :, None] + norms[:, None], tokens, tokens.transpose(1, 2), alpha=-2).clamp(min=0)
+    nearest = squared.topk(6, largest=False).values[..., 1:]  # the first is the token itself
+    log_density = -nearest.mean(dim=-1) / tokens.shape[-1]
+    denser = log_density[:, None] > log_density[:, :, None]
+    to_denser = torch.where(denser, squared, torch.inf).amin(dim=-1)
+    delta = torch.where(denser.any(dim=-1), to_denser, squared.amax(dim=-1)).sqrt()
+    centers = (log_density + delta.log()).topk(num_clusters).indices
+    to_centers = squared.gather(1, centers[:, :, None].expand(-1, -1, tokens.shape[1]))
+    return centers, to_centers.argmin(dim=1)
 
 
-def _contender(name: str, images: int, call: Callable[[], Any], needed: float, held: int) -> Contender:
-    cuda = device().type == "cuda"
+def _contender(name: str, images: int, call: Callable[[], Any]) -> Contender:
+    """With as many threads as cores, and products of float32 as coarse on a GPU as JAX has them."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_float32_matmul_precision("high")
 
     def run(count: int) -> None:
         for _ in range(count):
             call()
-        if cuda:
+        if DEVICE.type == "cuda":
             torch.cuda.synchronize()
 
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-    compile_seconds = first_call_seconds(run)
-    return Contender(
-        name=name,
-        images=images,
-        run=run,
-        flops=needed,
-        compile_seconds=compile_seconds,
-        memory_bytes=torch.cuda.max_memory_allocated() - held if cuda else None,
-        about={"peer": True},
-    )
+    return Contender(name, images, run)

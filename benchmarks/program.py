@@ -1,18 +1,14 @@
 """What a compiled program says of itself, read from its text."""
 
-from __future__ import annotations
-
-import dataclasses
 import math
 import re
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+NO_WORK = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while")
 _ARRAY = re.compile(r"\b(pred|bf16|[fsu]\d+)\[([\d,]*)\](\{[^}]*\})?")
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?(%[\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)$")
 _COMPUTATION = re.compile(r"(ENTRY )?(%[\w.-]+) .*\{$")
-NO_WORK = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while")
 
 
 class Instruction(NamedTuple):
@@ -24,25 +20,13 @@ class Instruction(NamedTuple):
     rest: str
 
 
-@dataclasses.dataclass
-class Work:
-    """What one chip does in one run of a compiled program."""
-
-    hbm_bytes: int = 0
-    """Read from and written to its memory; not what the compiler keeps on the chip."""
-    cycles: int = 0
-    """That the compiler expects its instructions to take, one after the other; copies and collectives apart."""
-    collectives: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
-    """For each kind the `count`, and the `bytes` of one chip."""
-
-
 def array_bytes(types: str, *, in_hbm: bool = False) -> int:
     """Bytes of all arrays whose types are in a text, or of those alone that lie in the chip's memory."""
     total = 0
-    for dtype, shape, layout in _ARRAY.findall(types):
+    for dtype, axes, layout in _ARRAY.findall(types):
         if not (in_hbm and "S(" in layout):
             size = 1 if dtype == "pred" else int(re.sub(r"\D", "", dtype)) // 8
-            total += size * math.prod(int(axis) for axis in shape.split(",") if axis)
+            total += size * math.prod(int(axis) for axis in axes.split(",") if axis)
     return total
 
 
@@ -59,27 +43,27 @@ def computations(text: str) -> tuple[dict[str, list[Instruction]], str]:
     return found, entry
 
 
-def operands(line: Instruction, lines: Iterable[Instruction]) -> list[str]:
-    """Types of what an instruction reads, among the instructions of its computation."""
-    types = {each.name: each.type for each in lines}
-    return [types.get(name, "") for name in _operand_names(line)]
+def operands(line: Instruction, types: dict[str, str]) -> list[str]:
+    """Types of what an instruction reads, of all types in its computation, by name."""
+    return [types.get(name, "") for name in re.findall(r"%[\w.-]+", line.rest.split("), ")[0])]
 
 
-def _operand_names(line: Instruction) -> list[str]:
-    return re.findall(r"%[\w.-]+", line.rest.split("), ")[0])
+def read_program(text: str) -> dict[str, Any]:
+    """What one chip does in one run of a compiled program; loops count as often as they run.
 
-
-def read_program(text: str) -> Work:
-    """Counts what a compiled program says it does; loops as often as they run."""
+    Returns:
+      hbm_bytes: read from and written to its memory; not what the compiler keeps on the chip.
+      cycles: that the compiler expects of its instructions, one after the other; copies and collectives apart.
+      collectives: for each kind the `count`, and the `bytes` of one chip.
+    """
     found, entry = computations(text)
-    work = Work()
+    work: dict[str, Any] = {"hbm_bytes": 0, "cycles": 0, "collectives": {}}
     _count(work, found, found[entry], 1)
     return work
 
 
-def _count(work: Work, found: dict[str, list[Instruction]], lines: list[Instruction], times: int) -> None:
-    types = {line.name: line.type for line in lines}
-    seen: set[str] = set()
+def _count(work: dict[str, Any], found: dict[str, list[Instruction]], lines: list[Instruction], times: int) -> None:
+    types, seen = {line.name: line.type for line in lines}, set()
     for line in lines:
         if line.op == "while":
             body, trips = re.search(r"body=(%[\w.-]+)", line.rest), re.search(r'"n":"(\d+)"', line.rest)
@@ -90,35 +74,26 @@ def _count(work: Work, found: dict[str, list[Instruction]], lines: list[Instruct
             continue
         called = re.search(r"calls=(%[\w.-]+)", line.rest)
         inside = found[called[1]] if called else []
-        read = " ".join(types.get(name, "") for name in _operand_names(line))
+        read = " ".join(operands(line, types))
         cycles = re.search(r'"estimated_cycles":"(\d+)"', line.rest)
         if cycles and int(cycles[1]) < 1e12:  # more stands for: not known
-            work.cycles += times * int(cycles[1])
-        for kind, nbytes in _collectives(line, read, inside, seen):
-            counted = work.collectives.setdefault(kind, {"count": 0, "bytes": 0})
+            work["cycles"] += times * int(cycles[1])
+        for each in (line, *inside):
+            # A collective that runs beside other instructions is in each of these, on one channel.
+            kind, channel = each.op.removesuffix("-start"), re.search(r"channel_id=\d+", each.rest)
+            if kind not in COLLECTIVES or (channel and channel[0] in seen):
+                continue
+            seen |= {channel[0]} if channel else set()
+            # A sum of which each chip keeps a part is an all-reduce in a computation with a name of its own.
+            kind = "reduce-scatter" if "calls=%all-reduce-scatter" in line.rest else kind
+            counted = work["collectives"].setdefault(kind, {"count": 0, "bytes": 0})
             counted["count"] += times
-            counted["bytes"] += times * nbytes
+            both_sides = each.op in ("all-gather-start", "collective-permute-start", "reduce-scatter-start")
+            counted["bytes"] += times * (array_bytes(each.type) - (array_bytes(read) if both_sides else 0))
         if line.op in ("copy-start", "slice-start"):  # between the memory and the chip; the type names both sides
             moved = array_bytes(line.type) - array_bytes(read)
         elif any(each.op in ("gather", "dynamic-slice") for each in (line, *inside)):  # reads as much as it gives
             moved = 2 * array_bytes(line.type, in_hbm=True)
         else:
             moved = array_bytes(line.type + read, in_hbm=True)
-        work.hbm_bytes += times * moved
-
-
-def _collectives(line: Instruction, read: str, inside: list[Instruction], seen: set[str]) -> Iterator[tuple[str, int]]:
-    """Kind and bytes of the collectives that a line is or has in it, those apart whose channels were `seen`.
-
-    One that runs beside other instructions is in each of these, on one channel. A sum of which each chip keeps a part
-    is an all-reduce in a computation with a name of its own.
-    """
-    for each in (line, *inside):
-        kind, channel = each.op.removesuffix("-start"), re.search(r"channel_id=\d+", each.rest)
-        if kind not in COLLECTIVES or (channel and channel[0] in seen):
-            continue
-        if channel:
-            seen.add(channel[0])
-        both_sides = each.op in ("all-gather-start", "collective-permute-start", "reduce-scatter-start")
-        nbytes = array_bytes(each.type) - (array_bytes(read) if both_sides else 0)
-        yield "reduce-scatter" if "calls=%all-reduce-scatter" in line.rest else kind, nbytes
+        work["hbm_bytes"] += times * moved

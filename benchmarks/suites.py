@@ -1,178 +1,255 @@
-"""What is timed: training steps of both stages, clustering, features."""
-
-from __future__ import annotations
+"""What is timed: the training steps of both stages, clustering, and the input."""
 
 import dataclasses
+import functools
+import re
+import tempfile
+from collections.abc import Callable
+from typing import Any, Literal, cast
 
 import jax
+import jax.numpy as jnp
+import ml_collections
 import numpy as np
-from jaxtyping import Array, Float
-from matplotlib import ticker
-from matplotlib.figure import Figure
+import tensorflow_datasets as tfds
+from jaxtyping import Array, Float, UInt8
 
-from benchmarks import alternatives, flops
-from benchmarks.measure import Contender, Row, compile_program, first_call_seconds, measure, repeated
-from benchmarks.settings import Settings
-from benchmarks.steps import (
-    Trainer,
-    held_on_devices,
-    pretrain_task,
-    random_weights,
-    refine_task,
-    with_hypercolumns,
-    with_loss,
-    without_augmentation,
-)
-from scemae_jax.model import Model, Which
-from scemae_jax.ops.density_peaks import DensityPeaks, density_peaks_of_images
-from scemae_jax.report import figures
+from benchmarks.measure import Contender, Row, measure, memory
+from scemae_jax import config as configuration
+from scemae_jax.config import Config
+from scemae_jax.data import sources
+from scemae_jax.faces.frame import FRAME
+from scemae_jax.model import Architecture
+from scemae_jax.models import carb, mae
+from scemae_jax.ops.density_peaks import density_peaks_of_images
+from scemae_jax.ops.lcr import lcr_loss
+from scemae_jax.systems.sce_mae import pretrain, refine
+from scemae_jax.systems.sce_mae import settings as sce_mae
+from scemae_jax.training import loop, sharding
+from scemae_jax.training.feed import Input, from_host, on_devices, open_input
 
-SCALING_IMAGES = 4
-"""That are clustered at once where the number of tokens grows."""
+STEPS = 1000
+"""Of the learning rate's schedule, which no time depends on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Of a run: the flags of `python -m benchmarks`."""
+
+    suite: str = "pretrain,refine,cluster,input,agreement"  # What to measure.
+    encoder: str = "S/8"
+    decoder: str = "512x8x16"  # Of stage 1: width x depth x heads.
+    batch_size: int = 0  # Of both stages; 0: each has the config's.
+    dtype: str = "float32"  # Of the networks' arithmetic, or bfloat16.
+    peer: Literal["", "torch"] = ""  # What takes turns with ours; torch needs transformers too.
+    compile: bool = False  # The peer by torch.compile too; needs a C compiler and minutes.
+    repeats: int = 5  # Turns of each.
+    seconds: float = 2.0  # Least length of a turn.
+    workers: int = 0  # Processes that decode images; 0: threads.
+    cluster_images: int = 512  # That are clustered at once.
+    most_tokens: int = 4096  # That are clustered of an image.
+    output: str = ""  # JSON file for everything that was measured.
+    smoke: bool = False  # Tiny sizes instead, a few minutes on a CPU.
+
+    @functools.cached_property
+    def config(self) -> Config:
+        if not re.fullmatch(r"\d+x\d+x\d+", self.decoder):
+            raise ValueError(f"--decoder is {self.decoder!r}: give width x depth x heads, as in 512x8x16")
+        config = sce_mae.default()
+        sizes = {encoder: size for size, encoder in sce_mae.PAPER_ENCODERS.items()}
+        if self.encoder in sizes:
+            sce_mae.paper_network(config, sizes[self.encoder])
+        model = config.model
+        model.encoder, config.dtype = self.encoder, self.dtype
+        model.decoder_width, model.decoder_depth, model.decoder_heads = map(int, self.decoder.split("x"))
+        for stage in (config.pretrain, config.refine):
+            stage.batch_size = self.batch_size or stage.batch_size
+        sce_mae.check(config)
+        return config
+
+    @property
+    def architecture(self) -> Architecture:
+        return configuration.architecture(self.config)
+
+    def images(self, count: int) -> UInt8[np.ndarray, "n 136 136 3"]:
+        """Noise: no time depends on what is seen."""
+        return np.random.default_rng(0).integers(0, 256, (count, FRAME.image_size, FRAME.image_size, 3), np.uint8)
+
+
+SMOKE = {
+    "encoder": "XXS/8", "decoder": "32x1x2", "batch_size": 4, "repeats": 2, "seconds": 0.02, "cluster_images": 4,
+    "most_tokens": 64,
+}  # fmt: skip
+
+
+class Trainer:
+    """A task's compiled step, and the state that it changes."""
+
+    def __init__(self, task: loop.Task, settings: Settings):
+        mesh, rules, state = sharding.make_mesh(), settings.config.mesh.rules, loop.initial_state(task)
+        self._batch_size = task.batch_size
+        self._draw = lambda: {name: source.put(mesh, source.draw(1)) for name, source in task.inputs.items()}
+        self._state = sharding.place(state, sharding.by_rules(mesh, state, rules))
+        self._seen = jax.jit(loop.gathered_metrics(task).empty, out_shardings=sharding.replicated(mesh))()
+        self._constants = sharding.place(task.constants, sharding.replicated(mesh))
+        self._resident = {name: source.resident for name, source in task.inputs.items()}
+        self._batch = self._draw()
+        step: Any = loop.compile_step(task, mesh, rules)
+        self._program = step.lower(self._state, self._seen, self._constants, self._resident, self._batch).compile()
+
+    def contender(self, name: str, *, draw: bool = True) -> Contender:
+        """Steps on batches as the task's input gives them, or on one alone."""
+
+        def run(count: int) -> None:
+            for _ in range(count):
+                batch = self._draw() if draw else self._batch
+                self._state, self._seen = self._program(self._state, self._seen, self._constants, self._resident, batch)
+            jax.block_until_ready(self._state)
+
+        return Contender(name, self._batch_size, run, memory(self._program))
+
+
+def noise_on_devices(settings: Settings, batch_size: int) -> Input:
+    images = sources.ImagesInMemory(settings.images(2 * batch_size))
+    return on_devices([images], [1.0], batch_size=batch_size, seed=0, mesh=sharding.make_mesh())
+
+
+def stage_task(config: Config, stage: str, source: Input, build: Callable[..., Any] = jax.jit) -> loop.Task:
+    """A stage from random weights, or from what `build` makes of the function that draws them."""
+    architecture = configuration.architecture(config)
+    params = build(lambda: pretrain.initial_params(architecture, 0))()
+    if stage == "pretrain":
+        return pretrain.task(config, architecture, params, source, STEPS)
+    projector = build(lambda: refine.initial_projector(architecture, 0))()
+    return refine.task(config, architecture, params["encoder"], projector, source, STEPS)
+
+
+def normalised_views(settings: Settings, count: int) -> Float[np.ndarray, "n 96 96 3"]:
+    """What the networks see, without augmentation."""
+    windows = jnp.asarray(FRAME.centre_window(settings.images(count)))
+    return np.asarray(settings.architecture.normalise(windows))
+
+
+def without_augmentation(task: loop.Task, settings: Settings) -> loop.Task:
+    """Stage 1's masked autoencoder and optimiser alone: what the peer does too."""
+    network, batch_size = settings.architecture.build_mae(), task.batch_size
+    patches = (FRAME.window // settings.architecture.variant.patch_size) ** 2
+
+    def loss(params: Any, _: loop.Fixed, batch: loop.Batch, key: Array) -> tuple[Array, dict]:
+        noise = jax.random.uniform(key, (batch_size, patches))
+        return cast(mae.MAEOutput, network.apply({"params": params}, batch["views"]["image"], noise)).loss, {}
+
+    views = sources.ImagesInMemory(normalised_views(settings, batch_size))
+    source = from_host([views], [1.0], batch_size=batch_size, seed=0, mesh=sharding.make_mesh())
+    return dataclasses.replace(task, loss=loss, inputs={"views": source})
 
 
 def pretraining(settings: Settings) -> list[Row]:
-    """Stage 1's step as it is trained, and without augmentation as the peer takes it too."""
-    task = pretrain_task(settings, held_on_devices(settings, settings.config.pretrain.batch_size))
-    trained, bare = Trainer(task, settings), Trainer(without_augmentation(task, settings), settings)
-    needed = flops.pretrain_step(settings.architecture)
+    """Stage 1 as it is trained, and without augmentation, beside the peer."""
+    task = stage_task(settings.config, "pretrain", noise_on_devices(settings, settings.config.pretrain.batch_size))
+    bare = without_augmentation(task, settings)
     contenders = [
-        trained.contender("stage 1", trained.on_drawn_batches(task.input), needed),
-        bare.contender("masked autoencoder, ours", bare.on_one_batch, needed),
+        Trainer(bare, settings).contender("masked autoencoder", draw=False),
+        Trainer(task, settings).contender("stage 1 as trained"),
     ]
     if settings.peer:
         from benchmarks import peer
 
-        forms = (False, True) if settings.compile_peer else (False,)
-        contenders += [peer.pretrain_step(settings, compiled=compiled) for compiled in forms]
-    reference = 2 if settings.peer else 0
-    rows = measure(
-        contenders, repeats=settings.repeats, seconds=settings.seconds, peak=settings.peak, reference=reference
-    )
-    task.input.batches.close()
-    bare.task.input.batches.close()
-    return rows
+        eager, *compiled = (peer.pretrain_step(settings, compiled=form) for form in sorted({False, settings.compile}))
+        contenders = [eager, *contenders, *compiled]
+    return measure(contenders, repeats=settings.repeats, seconds=settings.seconds)
+
+
+def with_hypercolumns(task: loop.Task, settings: Settings, *, hidden: bool) -> loop.Task:
+    """Stage 2 on all patches, each described by its tokens after every layer, side by side (depth * width channels).
+
+    The projector is linear, or has a hidden layer. All patches count as attentive: a step's cost is the same.
+    """
+    architecture, stage = settings.architecture, settings.config.refine
+    augmentation, v = ml_collections.FrozenConfigDict(stage.augment), architecture.variant
+    encoder, side = architecture.build_encoder(), FRAME.window // v.patch_size
+    projector = carb.Projector(architecture.projection, hidden, dtype=jnp.dtype(architecture.dtype))
+    positions, attentive = jnp.asarray(carb.patch_positions(side, side)), jnp.ones(side**2, bool)
+    terms = {"temperature": stage.temperature, "repellence": tuple(stage.repellence)}
+
+    def loss(params: Any, fixed: loop.Fixed, batch: loop.Batch, key: Array) -> tuple[Array, dict]:
+        views, _ = pretrain.random_views(key, batch["unlabelled"]["image"], augmentation)
+        weights = {"params": fixed.constants}
+        _, seen = cast(Any, encoder.apply(weights, architecture.normalise(views), intermediates=True))
+        columns = jnp.concatenate([seen[f"layer_{number}"][:, 1:] for number in range(1, v.depth + 1)], axis=-1)
+        features = projector.apply({"params": params}, jax.lax.stop_gradient(columns))
+        return jax.vmap(lambda f: lcr_loss(f, positions, attentive, **terms))(features).mean(), {}
+
+    params = projector.init(jax.random.key(0), jnp.zeros((1, v.depth * v.width)))["params"]
+    return dataclasses.replace(task, loss=loss, outputs=(), params=params)
 
 
 def refinement(settings: Settings) -> list[Row]:
-    """Stage 2's step as it is trained, with all tokens, with hypercolumns; clustering alone, a share of the first.
-
-    Hypercolumns have a linear projector, which costs least, or one with a hidden layer.
-    """
-    config, architecture = settings.config, settings.architecture
-    task = refine_task(settings, held_on_devices(settings, config.refine.batch_size))
+    """Stage 2 as it is trained, with all tokens, with hypercolumns; its clustering alone."""
+    architecture, batch_size = settings.architecture, settings.config.refine.batch_size
+    patches = (FRAME.window // architecture.variant.patch_size) ** 2
+    # All tokens but one are attentive, and that one is its own cluster: every layer and the loss see all of them.
+    everything = settings.config.copy_and_resolve_references()
+    everything.model.attentive_fraction, everything.model.num_clusters = 1 - 1 / patches, 1
+    task = stage_task(settings.config, "refine", noise_on_devices(settings, batch_size))
     tasks = {
-        "stage 2": (task, flops.refine_step(architecture)),
-        "stage 2, all tokens": (
-            with_loss(task, settings, alternatives.all_tokens_loss),
-            flops.refine_all_tokens(architecture),
-        ),
+        "stage 2": task,
+        "all tokens": stage_task(everything, "refine", task.inputs["unlabelled"]),
+        "hypercolumns, linear projector": with_hypercolumns(task, settings, hidden=False),
+        "hypercolumns, two layers": with_hypercolumns(task, settings, hidden=True),
     }
-    for projector, hidden in {"linear": False, "two layers": True}.items():
-        tasks[f"stage 2, hypercolumns, {projector}"] = (
-            with_loss(with_hypercolumns(task, architecture, hidden=hidden), settings, alternatives.hypercolumn_loss),
-            flops.refine_hypercolumns(architecture, hidden=hidden),
-        )
-    contenders = []
-    for name, (form, needed) in tasks.items():
-        trainer = Trainer(form, settings)
-        contenders.append(trainer.contender(name, trainer.on_drawn_batches(task.input), needed))
-    tokens = (config.refine.batch_size, flops.inattentive(architecture), architecture.variant.width)
-    clustering = cluster_contender(settings, tokens)
-    contenders.append(dataclasses.replace(clustering, name="clustering of stage 2 alone"))
-    rows = measure(contenders, repeats=settings.repeats, seconds=settings.seconds, peak=settings.peak)
-    step, alone = rows[0]["images_per_second"]["median"], rows[-1]["images_per_second"]["median"]
-    rows[-1]["share_of_step"] = step / alone
-    task.input.batches.close()
-    return rows
+    contenders = [Trainer(each, settings).contender(name) for name, each in tasks.items()]
+    inattentive = patches - carb.num_attentive(architecture.attentive_fraction, patches)
+    contenders.append(density_peaks(settings, batch_size, inattentive, architecture.variant.width))
+    return measure(contenders, repeats=settings.repeats, seconds=settings.seconds)
 
 
-def cluster_contender(settings: Settings, shape: tuple[int, int, int]) -> Contender:
-    """Density peaks of random tokens, `[images, tokens, width]`."""
-    images, count, width = shape
-    tokens = jax.random.normal(jax.random.key(0), shape)
-    model = settings.config.model
+def density_peaks(settings: Settings, images: int, count: int, width: int) -> Contender:
+    """Clustering of random tokens."""
+    tokens, model = jax.random.normal(jax.random.key(0), (images, count, width)), settings.config.model
+    cluster = jax.jit(lambda tokens: density_peaks_of_images(tokens, model.num_clusters, density=model.density))
+    program = cluster.lower(tokens).compile()
 
-    def cluster(tokens: Float[Array, "b n d"]) -> DensityPeaks:
-        return density_peaks_of_images(tokens, model.num_clusters, density=model.density)
+    def run(calls: int) -> None:
+        jax.block_until_ready([program(tokens) for _ in range(calls)])
 
-    program = compile_program(jax.jit(cluster), tokens)
-    return Contender(
-        name=f"density peaks, {count} x {width}",
-        images=images,
-        run=repeated(program.call, tokens),
-        flops=flops.clustering(count, width),
-        compile_seconds=program.compile_seconds,
-        memory_bytes=program.memory_bytes,
-        about={"tokens": count, "width": width, "temporary_bytes_per_image": program.temporary_bytes / images},
-    )
+    return Contender(f"density peaks, {count} x {width}", images, run, memory(program))
 
 
 def clustering(settings: Settings) -> list[Row]:
-    """Density peaks of tokens of two widths, then of more and more tokens."""
-    width, rows = settings.architecture.variant.width, []
+    """Density peaks of 130 tokens of two widths, for many images at once; then of more and more tokens."""
+    images, width, rows = settings.cluster_images, settings.architecture.variant.width, []
     for features in dict.fromkeys((192, width)):
-        contenders = [cluster_contender(settings, (settings.cluster_batch, settings.cluster_tokens, features))]
+        contenders = [density_peaks(settings, images, 130, features)]
         if settings.peer:
             from benchmarks import peer
 
-            contenders.insert(0, peer.clustering(settings, features))
-        rows += measure(contenders, repeats=settings.repeats, seconds=settings.seconds, peak=settings.peak)
-    for count in settings.scaling_tokens:
-        growing = [cluster_contender(settings, (SCALING_IMAGES, count, width))]
-        found = measure(growing, repeats=settings.repeats, seconds=settings.seconds / 4, peak=settings.peak)
-        rows += [row | {"scaling": True} for row in found]
-    return rows
+            contenders.insert(0, peer.clustering(images, 130, features, settings.config.model.num_clusters))
+        rows += measure(contenders, repeats=settings.repeats, seconds=settings.seconds)
+    counts = [count for count in (64, 256, 1024, 4096) if count <= settings.most_tokens]
+    growing = [density_peaks(settings, 4, count, width) for count in counts]
+    return rows + measure(growing, repeats=settings.repeats, seconds=settings.seconds)
 
 
-def scaling_figure(rows: list[Row]) -> Figure:
-    """Time and memory of an image by the number of its tokens, of the rows of `clustering`; dashed: as n squared."""
-    rows = [row for row in rows if "scaling" in row]
-    tokens = np.array([row["tokens"] for row in rows])
-    panels = {
-        "milliseconds an image": [1000 / row["images_per_second"]["median"] for row in rows],
-        "temporary MiB an image": [row["temporary_bytes_per_image"] / 2**20 for row in rows],
-    }
-    figure = Figure(figsize=(figures.WIDTH, 3.2), layout="constrained")
-    for axes, (title, values), colour in zip(figure.subplots(1, 2), panels.items(), figures.COLOURS[5:], strict=True):
-        axes.plot(tokens, values, color=colour, linewidth=1.6, marker="o", markersize=4)
-        axes.plot(tokens, values[0] * (tokens / tokens[0]) ** 2, color=figures.INK, linewidth=1, linestyle="--")
-        axes.set(xscale="log", yscale="log", xticks=tokens, facecolor="none")
-        axes.xaxis.set_major_formatter(ticker.ScalarFormatter())
-        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
-        axes.set_title(f"Density peaks: {title}", color=figures.INK, fontsize=9, loc="left")
-        axes.set_xlabel("tokens", color=figures.INK, fontsize=8)
-        axes.tick_params(colors=figures.INK, labelsize=8, which="both")
-        axes.grid(color=figures.INK, alpha=0.25, linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(figures.INK)
-    return figure
+def inputs(settings: Settings) -> list[Row]:
+    """Stage 1's step on synthetic faces by `data.cache`, beside one on a constant batch.
 
-
-def features(settings: Settings) -> list[Row]:
-    """`Model.features` at strides 8 and 4, after the backbone and after the projector."""
-    architecture, count = settings.architecture, settings.feature_images
-    weights = {name: random_weights(architecture)[name] for name in ("encoder", "projector")}
-    model = Model(architecture=architecture, params=weights)
-    images, rows = settings.images(count), []
-    kinds: tuple[Which, ...] = ("backbone", "projected")
-    for stride in (8, 4):
-        contenders = []
-        for which in kinds:
-            needed = flops.features(architecture, stride, projected=which == "projected")
-            run = repeated(model.features, images, stride, which)
-            contenders.append(
-                Contender(
-                    name=f"{which}, stride {stride}",
-                    images=count,
-                    run=run,
-                    flops=needed,
-                    compile_seconds=first_call_seconds(run),
-                )
-            )
-        if settings.peer:
-            from benchmarks import peer
-
-            contenders.insert(0, peer.features(settings, stride))
-        rows += measure(contenders, repeats=settings.repeats, seconds=settings.seconds, peak=settings.peak)
+    The faces are prepared into a temporary folder, as JPEGs, which "none" decodes again for every batch.
+    """
+    config, data = settings.config, settings.config.data.copy_and_resolve_references()
+    tfds.disable_progress_bar()
+    with tempfile.TemporaryDirectory() as folder:
+        data.dataset, data.variant, data.data_dir = "synthetic_faces", "tiny", folder
+        images, weights = sources.unlabelled_images(data, sources.open_dataset(data))
+        common = {"seed": 0, "mesh": sharding.make_mesh(), "workers": settings.workers}
+        by_cache = {
+            cache: open_input(images, weights, cache=cache, batch_size=config.pretrain.batch_size, **common)
+            for cache in ("device", "host", "none")
+        }
+        trainers = {c: Trainer(stage_task(config, "pretrain", source), settings) for c, source in by_cache.items()}
+        contenders = [trainers["host"].contender("constant batch", draw=False)]
+        contenders += [trainer.contender(cache) for cache, trainer in trainers.items()]
+        rows = measure(contenders, repeats=settings.repeats, seconds=settings.seconds)
+        for source in by_cache.values():
+            source.batches.close()
     return rows

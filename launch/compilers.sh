@@ -3,7 +3,7 @@
 # .venv-compilers (5 GB) and runs their tests, ten minutes or more on two cores.
 #   [SCEMAE_COMPILED_SIZES="xxs8 t8"] bash launch/compilers.sh [--tables]
 # SCEMAE_COMPILED_SIZES are the networks compiled for GPUs, of xxs8 (a tiny one), t8, s8 and b8; without it all. For
-# TPUs the tiny one is. --tables also compiles what docs/scaling.json lacks (hours for TPUs), and writes the tables of
+# TPUs the tiny one is. --tables also compiles what docs/scaling.json lacks (hours for TPUs), and writes the table of
 # docs/scaling.md.
 set -euo pipefail
 case $* in '' | --tables) ;; *) echo "not understood: $* (there is --tables)" >&2; exit 2 ;; esac
@@ -21,7 +21,5 @@ for compiler in tpu cuda; do # a process each
   "$venv/bin/python" -m pytest -v --durations=3 "tests/training/test_${compiler}_compile.py"
 done
 if [ "${1:-}" = --tables ]; then
-  command=("$venv/bin/python" -m benchmarks.scaling --output docs/scaling.json --page docs/scaling.md --largest t8 s8 b8)
-  "${command[@]}"
-  "${command[@]}" --largest_on h100:1
+  "$venv/bin/python" -m benchmarks.scaling --output docs/scaling.json --page docs/scaling.md
 fi

@@ -92,7 +92,7 @@ trap '[ -z "$child" ] || { kill "$child" && wait "$child"; } 2>/dev/null; collec
 if [ -n "$suite" ]; then
   for size in "${networks[@]}"; do
     encoder=${size%8} && [ -n "$smoke" ] || benchmark=(--seconds=0.5 --encoder="${encoder^^}/8")
-    run "$python" -m benchmarks --suite agreement,pretrain,refine,features,input --dtype=bfloat16 "${benchmark[@]}" \
+    run "$python" -m benchmarks --suite agreement,pretrain,refine,input --dtype=bfloat16 "${benchmark[@]}" \
       --output "$out/$size.benchmark.json" || failed "$size: the benchmark ended early" $?
   done
 fi

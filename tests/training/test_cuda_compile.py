@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-import scemae_jax
 from scemae_jax.models import vit
 
 pytestmark = [
@@ -35,7 +34,8 @@ import json, sys
 import jax, jax.numpy as jnp, numpy as np
 
 from scemae_jax import config as configuration
-from benchmarks import gpu_compiler, program, scaling
+import gpu_programs
+from benchmarks import program, scaling
 from scemae_jax.evaluation import detection
 from scemae_jax.model import Model
 from jax.sharding import NamedSharding
@@ -60,14 +60,14 @@ def config_of(size):
 
 def report(name, compiled):
     memory, text = compiled.memory_analysis(), compiled.as_text()
-    products = [(product.operands, product.source) for product in gpu_compiler.matrix_products(text)]
+    products = [(product.operands, product.source) for product in gpu_programs.matrix_products(text)]
     found[name] = {
         "temporary": memory.temp_size_in_bytes,
-        "forward": gpu_compiler.cudnn_attention(text, gpu_compiler.CUDNN_FORWARD),
-        "backward": gpu_compiler.cudnn_attention(text, gpu_compiler.CUDNN_BACKWARD),
+        "forward": gpu_programs.cudnn_attention(text, gpu_programs.CUDNN_FORWARD),
+        "backward": gpu_programs.cudnn_attention(text, gpu_programs.CUDNN_BACKWARD),
         "products": products,
-        "float32": list(gpu_compiler.float32_stores(text)),
-        "collectives": program.read_program(text).collectives,
+        "float32": list(gpu_programs.float32_stores(text)),
+        "collectives": program.read_program(text)["collectives"],
     }
 
 
@@ -109,9 +109,9 @@ def detector(name, size, held, chips):
         (task,) = taken.args
     mesh = scaling.described_mesh(f"h100:{chips}", 1)
     number = jax.ShapeDtypeStruct((8 * chips,), jnp.int32, sharding=NamedSharding(mesh, sharding.BATCH))
-    numbers = {"number": number}
+    numbers = {"annotated": {"number": number}}
     with jax.default_device(mesh.devices.flat[0]):
-        step, arguments = scaling.step_of(task, mesh, (), (), numbers)
+        step, arguments = scaling.step_of(task, mesh, (), {"annotated": ()}, numbers)
         report(name, step.lower(*arguments).compile())
 
 
@@ -140,7 +140,8 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def programs() -> dict[str, dict]:
-    environment = {**os.environ, "PYTHONPATH": str(Path(scemae_jax.__file__).parents[1])}
+    here = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parents[1]), str(here)])}
     command = [sys.executable, "-c", WORKER, json.dumps([SIZES, BATCH, LANDMARKS])]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]

@@ -27,9 +27,8 @@ ON_SEVERAL = [f"{stage} {mesh}" for stage in STAGES for mesh in ("16x1", "4x4")]
 
 # A process of its own: libtpu stays loaded, and tells of itself on stderr.
 WORKER = """
-import dataclasses, json, sys
+import json, sys
 from scemae_jax.systems.sce_mae import settings
-from scemae_jax import config as configuration
 from benchmarks import program, scaling
 
 scaling.describe_chips()
@@ -49,7 +48,7 @@ for stage in stages:
             "chips": mesh.size,
             "arguments": memory.argument_size_in_bytes,
             "temporary": memory.temp_size_in_bytes,
-            **dataclasses.asdict(program.read_program(compiled.as_text())),
+            **program.read_program(compiled.as_text()),
         }
 print(json.dumps(found))
 """

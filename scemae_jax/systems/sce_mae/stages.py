@@ -312,7 +312,9 @@ def describe(experiment: SceMae) -> None:
             continue
         stage = config[name]
         batch = jnp.stack([experiment.unlabelled_images[0][0][0]["image"]] * stage.batch_size)
-        views, _ = jax.eval_shape(lambda b, a=stage.augment: pretrain.random_views(jax.random.key(0), b, a), batch)
+        views, _ = jax.eval_shape(
+            lambda b, a=stage.augment: pretrain.random_views(jax.random.key(0), b, a, window), batch
+        )
         steps = configuration.num_steps(stage, num_images)
         print(
             f"{name}: batch {batch.dtype}{list(batch.shape)} -> views {views.dtype}{list(views.shape)}, {steps} steps, "
