@@ -21,7 +21,7 @@ from scemae_jax import config as configuration
 from scemae_jax.config import Config
 from scemae_jax.data import sources
 from scemae_jax.data.formats import UNLABELED_VALIDATION
-from scemae_jax.data.sources import Faces
+from scemae_jax.data.record import Faces
 from scemae_jax.evaluation import detection, matching, representation
 from scemae_jax.evaluation.attention import attentive_near_landmarks
 from scemae_jax.faces.frame import FRAME
