@@ -21,7 +21,7 @@ from scemae_jax import config as configuration
 from scemae_jax.config import Config
 from scemae_jax.data import sources
 from scemae_jax.data.formats import UNLABELED_VALIDATION
-from scemae_jax.data.sources import Faces
+from scemae_jax.data.record import Faces
 from scemae_jax.faces.frame import FRAME
 from scemae_jax.model_file import fingerprint
 from scemae_jax.training import checkpoints, loop, processes, sharding

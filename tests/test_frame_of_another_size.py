@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import scemae_jax
-from scemae_jax.data.sources import Faces
+from scemae_jax.data.record import Faces
 from scemae_jax.evaluation import matching
 from scemae_jax.evaluation.attention import attentive_near_landmarks
 from scemae_jax.faces.frame import Frame

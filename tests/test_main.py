@@ -20,7 +20,7 @@ from sklearn.metrics import silhouette_score
 import scemae_jax
 from scemae_jax import config as configuration
 from scemae_jax import experiment, main
-from scemae_jax.data.sources import Faces
+from scemae_jax.data.record import Faces
 from scemae_jax.evaluation import matching
 from scemae_jax.evaluation.representation import Embedded
 from scemae_jax.model_file import save_model

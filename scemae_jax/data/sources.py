@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import UInt8
 from tensorflow_datasets.core import constants
 
 from scemae_jax.data.datasets.aflw_m import AflwM
@@ -24,33 +24,13 @@ from scemae_jax.data.datasets.synthetic_faces import SyntheticFaces
 from scemae_jax.data.datasets.three_hundred_w import ThreeHundredW
 from scemae_jax.data.images import DatasetError
 from scemae_jax.data.pipeline import load_range
+from scemae_jax.data.record import Faces, Field
 
 OFFICIAL: dict[str, type[OfficialDataset]] = {
     builder.name: builder for builder in (CelebaLandmarks, Mafl, AflwM, AflwR, ThreeHundredW)
 }
 """The datasets of prior work, by name."""
 DATASETS = ("synthetic_faces", "landmark_folder", *OFFICIAL)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Faces:
-    """Faces in memory, with what is known of them."""
-
-    images: UInt8[np.ndarray, "n 136 136 3"]
-    landmarks: Float[np.ndarray, "n l 2"]
-    """(x, y) in pixels; NaN where not annotated."""
-    subjects: Int[np.ndarray, "n"]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def annotated(self) -> Faces:
-        """Those whose landmarks are all known."""
-        known = np.isfinite(self.landmarks).all(axis=(1, 2)) & (self.landmarks.shape[1] > 0)
-        return self.take(np.flatnonzero(known))
-
-    def take(self, indices: Int[np.ndarray, "k"]) -> Faces:
-        return Faces(images=self.images[indices], landmarks=self.landmarks[indices], subjects=self.subjects[indices])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,24 +143,57 @@ def _only(builder: tfds.core.DatasetBuilder, *names: str) -> dict[str, Any]:
     return {name: tfds.decode.SkipDecoding() for name in features.keys() - set(names)}
 
 
-def read_faces(builder: tfds.core.DatasetBuilder, splits: Sequence[str], limit: int | None = None) -> Faces:
+def _check_fields(builder: tfds.core.DatasetBuilder, fields: Sequence[Field]) -> None:
+    """Raises DatasetError where the dataset lacks one of the fields."""
+    features = builder.info.features
+    assert isinstance(features, tfds.features.FeaturesDict)
+    for field in fields:
+        if field not in features:
+            known = ", ".join(sorted(features.keys()))
+            raise DatasetError(f"{builder.info.full_name} has no field {field!r}; it has: {known}")
+
+
+def read_faces(
+    builder: tfds.core.DatasetBuilder,
+    splits: Sequence[str],
+    limit: int | None = None,
+    *,
+    fields: Sequence[Field] = ("landmarks", "subject"),
+) -> Faces:
     """Decodes splits into memory, one after the other, in their stored order; those the dataset lacks are left out.
 
+    Args:
+      builder: of a prepared dataset.
+      splits: one or more.
+      limit: at most so many faces of each split.
+      fields: what is wanted beside the images; others are not decoded.
+
     Raises:
-      DatasetError: the dataset has none of them.
+      DatasetError: the dataset has none of the splits, or lacks a field.
     """
     present = _present(builder, splits)
-    decoders = _only(builder, "image", "landmarks", "subject")
+    _check_fields(builder, fields)
+    decoders = _only(builder, "image", *fields)
     examples = []
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for split in present:
             source = builder.as_data_source(split, decoders=decoders)  # pyright: ignore[reportCallIssue] - hidden by TFDS's decorator
             count = len(source) if limit is None else min(limit, len(source))
             examples += threads.map(source.__getitem__, range(count))
+
+    def stacked(field: Field) -> np.ndarray | None:
+        return np.stack([example[field] for example in examples]) if field in fields else None
+
+    landmarks, subjects, domains = stacked("landmarks"), stacked("subject"), stacked("domain")
+    parts, occluder = stacked("parts"), stacked("occluder")
     return Faces(
         images=np.stack([example["image"] for example in examples]),
-        landmarks=np.stack([example["landmarks"] for example in examples]).astype(np.float32),
-        subjects=np.array([example["subject"] for example in examples], np.int64),
+        landmarks=np.zeros((len(examples), 0, 2), np.float32) if landmarks is None else landmarks.astype(np.float32),
+        subjects=np.arange(len(examples)) if subjects is None else subjects.astype(np.int64),
+        visible=stacked("visible"),
+        parts=None if parts is None else parts[..., 0],
+        occluder=None if occluder is None else occluder[..., 0],
+        domains=None if domains is None else domains.astype(np.int64),
     )
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scemae_jax.data.sources import Faces
+from scemae_jax.data.record import Faces
 from scemae_jax.model import CHUNK, Model
 from scemae_jax.models.carb import patch_positions, split_by_attention
 

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 from tqdm import tqdm
 
-from scemae_jax.data.sources import Faces
+from scemae_jax.data.record import Faces
 from scemae_jax.faces.frame import FRAME, Frame
 from scemae_jax.ops.tps import ThinPlateWarp
 

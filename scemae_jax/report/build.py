@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num, UInt8
 
-from scemae_jax.data.sources import Faces
+from scemae_jax.data.record import Faces
 from scemae_jax.evaluation import detection, matching, representation
 from scemae_jax.faces.frame import FRAME, Frame
 from scemae_jax.faces.landmarks import FIVE, five_points, in_form, scheme_of

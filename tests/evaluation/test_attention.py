@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scemae_jax.data.sources import Faces
+from scemae_jax.data.record import Faces
 from scemae_jax.evaluation.attention import attentive_near_landmarks
 
 

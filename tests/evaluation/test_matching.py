@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scemae_jax.data.sources import Faces
+from scemae_jax.data.record import Faces
 from scemae_jax.evaluation import matching
 from scemae_jax.faces.landmarks import five_points
 from scemae_jax.ops.tps import ThinPlateWarp

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scemae_jax.data.sources import Faces
+from scemae_jax.data.record import Faces
 from scemae_jax.evaluation.representation import Embedded
 from scemae_jax.faces.landmarks import FIVE
 from scemae_jax.model import Model

@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, Num
 from tqdm import tqdm
 
 from scemae_jax.config import Config, num_steps
-from scemae_jax.data.sources import Faces
+from scemae_jax.data.record import Faces
 from scemae_jax.evaluation import detection
 from scemae_jax.faces.frame import FRAME, AnyArray, Frame
 from scemae_jax.faces.landmarks import scheme_of

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from scemae_jax import fit_detector
-from scemae_jax.data.sources import Faces
+from scemae_jax.data.record import Faces
 from scemae_jax.evaluation import detection
 from scemae_jax.faces.frame import FRAME
 from scemae_jax.model import Model, as_square_images
