@@ -4,7 +4,7 @@ model = scemae_jax.load("runs/mine/export/scemae.msgpack")
 maps = model.features(images, stride=4, which="projected")     # images: uint8 [B, 136, 136, 3]
 model = scemae_jax.fit_detector(model, images, landmarks)
 points = model.detect(images)
-there = scemae_jax.match(model, image_a, points_a, image_b)
+there = model.match(image_a, points_a, image_b)
 """
 
 import importlib
@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 from scemae_jax.version import __version__
 
 if TYPE_CHECKING:
-    from scemae_jax.evaluation.detection import fit_detector
-    from scemae_jax.matcher import match
-    from scemae_jax.model import Model
+    from scemae_jax.model import Model, match
     from scemae_jax.model_file import load
+    from scemae_jax.systems.sce_mae.landmark_heads import fit_detector
 
 __all__ = ["Model", "__version__", "fit_detector", "load", "match"]
 
-_HOMES = {"Model": "model", "fit_detector": "evaluation.detection", "load": "model_file", "match": "matcher"}
+_HOMES = {"Model": "model", "fit_detector": "systems.sce_mae.landmark_heads", "load": "model_file", "match": "model"}
 
 
 def __getattr__(name: str) -> Any:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Num
 from scemae_jax.data.images import BACKGROUND
 from scemae_jax.faces.frame import FRAME, Frame, Placement
 from scemae_jax.models import carb, heads, mae, vit
+from scemae_jax.ops.correspondence import predict_matches
 from scemae_jax.ops.cover_and_stride import cover_and_stride
 from scemae_jax.ops.density_peaks import Density
 
@@ -230,6 +231,33 @@ class Model:
             projected_weight=projected_weight,
         )  # fmt: skip
 
+    def match(
+        self,
+        image: Num[np.ndarray, "h w 3"],
+        points: Float[np.ndarray, "l 2"],
+        other: Num[np.ndarray, "h w 3"],
+        stride: int = 4,
+    ) -> Float[np.ndarray, "l 2"]:
+        """Where the `points` (x, y) of an image are in another image of the same size.
+
+        Both in pixels of the images, (0, 0) the centre of the top left one. The answer is the pixel of the other's
+        centre window whose projected feature (of a model that is not refined: the backbone's) is most alike (cosine
+        similarity).
+
+        Raises:
+          ValueError: the images differ in size; or as `features`.
+        """
+        if np.shape(image) != np.shape(other):
+            raise ValueError(f"the images have shapes {np.shape(image)} and {np.shape(other)}: resize one to the other")
+        images, frame = np.stack([image, other]), self.architecture.frame
+        maps, placed = (
+            self.features(images, stride, "projected" if self.refined else "backbone"),
+            placement(images, frame),
+        )
+        queries = frame.to_window(placed.to_square(np.asarray(points)))
+        found = np.asarray(predict_matches(maps[0], maps[1], jnp.asarray(queries), frame.window))
+        return placed.from_square(frame.from_window(found))
+
     def with_head(self, head: Head) -> Model:
         """This model with one more detector."""
         return dataclasses.replace(self, heads={**self.heads, head.num_landmarks: head})
@@ -304,3 +332,7 @@ def as_square_images(images: Num[Array | np.ndarray, "b h w 3"], frame: Frame = 
         low, high = np.asarray(images).min(), np.asarray(images).max()  # on a CPU those of XLA pass over NaN
         raise ValueError(f"float images range from {low:.3g} to {high:.3g}: scale them to [0, 1], or pass uint8")
     return images if placed.size == (frame.image_size, frame.image_size) else _on_squares(images, placed=placed)
+
+
+match = Model.match
+"""`scemae_jax.match(model, image, points, other)`."""

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from scemae_jax.evaluation import matching
 from scemae_jax.faces.frame import FRAME, Frame
+from scemae_jax.ops import correspondence
 
 BATCH = 32
 
@@ -61,7 +62,7 @@ def landmark_features(
       landmarks: (x, y) in pixels of the images.
       frame: sizes of the images, and of the window that the maps are of.
     """
-    read = jax.jit(jax.vmap(functools.partial(matching.features_at, window=frame.window)))
+    read = jax.jit(jax.vmap(functools.partial(correspondence.features_at, window=frame.window)))
     points = jnp.asarray(frame.to_window(landmarks))
     found = [
         np.asarray(read(feature_fn(images[i : i + BATCH]), points[i : i + BATCH]))  # pyright: ignore[reportArgumentType] - NumPy's arrays serve

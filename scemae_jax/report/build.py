@@ -21,6 +21,7 @@ from scemae_jax.model import Architecture, Model, bind
 from scemae_jax.models import mae as masked_autoencoder
 from scemae_jax.models import vit
 from scemae_jax.models.carb import SelectedTokens
+from scemae_jax.ops import correspondence
 from scemae_jax.report import figures
 from scemae_jax.report.html import Picture, stage_title, write_report
 from scemae_jax.report.table import few_shot_forms
@@ -273,8 +274,8 @@ def cosine_maps(
     window: int = FRAME.window,
 ) -> Float[Array, "q n w w"]:
     """Cosine similarity of the reference's features at points (x, y) to all of the maps, upsampled."""
-    wanted = matching.features_at(reference, queries, window)
-    return jnp.einsum("qc,nhwc->qnhw", wanted, matching.upsampled(maps, window))
+    wanted = correspondence.features_at(reference, queries, window)
+    return jnp.einsum("qc,nhwc->qnhw", wanted, correspondence.upsampled(maps, window))
 
 
 def similarity_pictures(maps: Mapping[str, Array], faces: Faces, frame: Frame) -> dict[str, Picture]:
@@ -307,7 +308,7 @@ def match_pictures(maps: Mapping[str, Array], faces: Faces, frame: Frame) -> dic
         return {}
     images, (_, points, truth) = windows(faces, frame), query_points(faces.landmarks, frame)
     a, b = pairs.T
-    predict = jax.jit(jax.vmap(functools.partial(matching.predict_matches, window=frame.window)))
+    predict = jax.jit(jax.vmap(functools.partial(correspondence.predict_matches, window=frame.window)))
     found = {}
     for name, features in maps.items():
         predicted = np.asarray(predict(features[a], features[b], jnp.asarray(points[a])))

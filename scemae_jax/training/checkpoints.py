@@ -51,6 +51,19 @@ class Checkpoints:
         self._manager.close()
 
 
+class NoCheckpoints:
+    """In the place of `Checkpoints` where nothing is to be written."""
+
+    def save(self, step: int, state: Any, data_position: dict[str, Any]) -> None: ...
+
+    def latest(self) -> None: ...
+
+    def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+        raise AssertionError("there is no checkpoint to restore")
+
+    def close(self) -> None: ...
+
+
 def _processes(mesh: Mesh | None) -> set[int]:
     return {jax.process_index()} if mesh is None else {device.process_index for device in mesh.devices.flat}
 

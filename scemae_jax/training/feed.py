@@ -75,7 +75,7 @@ def choose_cache(asked: str, nbytes: int, mesh: Mesh) -> str:
         "none": (True, f"too many for the devices and for the {free / 2**30:.0f} GiB of memory that are free"),
     }
     first = next(number for number, (has_room, _) in enumerate(places.values()) if has_room)
-    chosen = list(places)[processes.of_the_first(first)]
+    chosen = list(places)[processes.broadcast_from_first(first)]
     if processes.is_first():
         print(f"config.data.cache: {chosen} ({nbytes / 2**30:.2f} GiB of decoded images, {places[chosen][1]})")
     return chosen

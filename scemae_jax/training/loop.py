@@ -18,7 +18,7 @@ from jaxtyping import Array, Int, UInt32
 from tqdm import tqdm
 
 from scemae_jax.training import metrics, processes, sharding
-from scemae_jax.training.checkpoints import Checkpoints
+from scemae_jax.training.checkpoints import Checkpoints, NoCheckpoints
 from scemae_jax.training.feed import Input
 
 
@@ -191,7 +191,7 @@ def check_batch(name: str, batch_size: int, accumulate: int, mesh: Mesh) -> None
 
 
 def fit(
-    task: Task, *, workdir: Path, mesh: Mesh, rules: sharding.Rules = (), stop_at: float | None = None
+    task: Task, *, workdir: Path | None, mesh: Mesh, rules: sharding.Rules = (), stop_at: float | None = None
 ) -> TrainState:
     """Trains a task to its last step and returns its state; continues from the newest checkpoint.
 
@@ -200,7 +200,7 @@ def fit(
     Args:
       task: what to train.
       workdir: checkpoints go to `checkpoints/<task name>`, metrics to metrics.jsonl and tensorboard. Several processes
-        share it.
+        share it. None: nothing is written.
       mesh: devices to train on.
       rules: which parameters are divided over its axis `fsdp`.
       stop_at: time (`time.monotonic`) after which to save and stop early; None for no limit.
@@ -217,10 +217,10 @@ def fit(
     state = sharding.place(state, sharding.by_rules(mesh, state, rules))
     constants = sharding.place(task.constants, sharding.replicated(mesh))
     resident = {name: source.resident for name, source in task.inputs.items()}
-    checkpoints = Checkpoints(workdir / "checkpoints" / task.name, mesh)
+    checkpoints = Checkpoints(workdir / "checkpoints" / task.name, mesh) if workdir else NoCheckpoints()
     part, parts = sharding.process_part(mesh)
     first = checkpoints.latest() or 0
-    first = processes.of_the_first(first) if parts > 1 else first
+    first = processes.broadcast_from_first(first) if parts > 1 else first
     if first > task.steps:
         checkpoints.close()
         raise ValueError(
@@ -236,7 +236,7 @@ def fit(
         return state
 
     writes = part == 0
-    writer = metrics.MetricsWriter(workdir, task.name, resumed_at=first) if writes else None
+    writer = metrics.MetricsWriter(workdir, task.name, resumed_at=first) if writes and workdir else None
     gathered = gathered_metrics(task)
     step_fns = {count: compile_step(task, mesh, rules, steps=count) for count in {1, task.steps_per_dispatch}}
     fresh = jax.jit(gathered.empty, out_shardings=sharding.replicated(mesh))

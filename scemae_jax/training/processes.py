@@ -68,7 +68,7 @@ def wait_for_all(name: str) -> None:
     multihost.sync_global_processes(name, timeout=DAY_S, processes=everyone)
 
 
-def of_the_first(number: int) -> int:
+def broadcast_from_first(number: int) -> int:
     """The first process's number, which all agree on."""
     return int(multihost_utils.broadcast_one_to_all(np.int64(number))) if jax.process_count() > 1 else number
 
@@ -116,7 +116,7 @@ class Stop:
         if self._at is None or not (self._alone or synchronised):
             return False
         late = time.monotonic() > self._at
-        return late if self._alone else bool(of_the_first(late))
+        return late if self._alone else bool(broadcast_from_first(late))
 
     def interrupted(self) -> bool:
         """Whether SIGTERM came, to any of the processes that train; each calls this after each step."""

@@ -8,6 +8,7 @@ import scemae_jax
 from scemae_jax.evaluation import detection
 from scemae_jax.faces.landmarks import scheme_of
 from scemae_jax.model import Head, Model
+from scemae_jax.systems.sce_mae import landmark_heads
 from scemae_jax.systems.sce_mae.settings import default
 
 
@@ -96,10 +97,10 @@ def prepared(monkeypatch, tmp_path):
 
     def prepare(model, images, landmarks, **settings):
         tasks = []
-        monkeypatch.setattr(detection.loop, "fit", lambda task, **_: tasks.append(task) or task)
+        monkeypatch.setattr(landmark_heads.loop, "fit", lambda task, **_: tasks.append(task) or task)
         fields = default().detect
         fields.update(settings)
-        detection.fit_head(model, images, landmarks, fields, seed=0, workdir=tmp_path, name="detect_5")
+        landmark_heads.fit_head(model, images, landmarks, fields, seed=0, workdir=tmp_path, name="detect_5")
         return tasks[0]
 
     return prepare
@@ -190,7 +191,7 @@ def test_features_that_do_not_fit_are_computed_for_each_batch(small_model, tmp_p
         settings.update({"steps": 6, "heatmaps": 2, "mirror": True, "batch_size": 4, "memory_gib": gib})
         workdir = tmp_path / str(gib)
         heads.append(
-            detection.fit_head(small_model, images, landmarks, settings, seed=0, workdir=workdir, name="detect")
+            landmark_heads.fit_head(small_model, images, landmarks, settings, seed=0, workdir=workdir, name="detect")
         )
     kept, computed = (small_model.with_head(head).detect(images) for head in heads)
     np.testing.assert_allclose(computed, kept, atol=0.05)

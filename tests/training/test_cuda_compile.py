@@ -37,6 +37,7 @@ from scemae_jax import config as configuration
 import gpu_programs
 from benchmarks import program, scaling
 from scemae_jax.evaluation import detection
+from scemae_jax.systems.sce_mae import landmark_heads
 from scemae_jax.model import Model
 from jax.sharding import NamedSharding
 from scemae_jax.systems.sce_mae import pretrain, refine, settings
@@ -97,14 +98,14 @@ def model_of(size, *, shapes):
 
 def detector(name, size, held, chips):
     # The very task that a detector is trained with, which `fit_head` hands to the loop.
-    detection.loop.fit = take
+    landmark_heads.loop.fit = take
     settings = config_of(size).detect
     settings.memory_gib = held
     settings.batch_size, settings.stride, settings.mirror = 8 * chips, 8, False
     images = np.zeros((8 * chips, 136, 136, 3), np.uint8)
     points = np.random.default_rng(0).uniform(30, 100, (8 * chips, landmarks, 2))
     try:
-        detection.fit_head(model_of(size, shapes=False), images, points, settings, seed=0, workdir=None, name="detect")
+        landmark_heads.fit_head(model_of(size, shapes=False), images, points, settings, seed=0)
     except Taken as taken:
         (task,) = taken.args
     mesh = scaling.described_mesh(f"h100:{chips}", 1)

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from scemae_jax.data.sources import ImagesInMemory
-from scemae_jax.training import input as training_input
-from scemae_jax.training import sharding
+from scemae_jax.training import feed, sharding
 
 COUNTS, BATCH = (30, 10), 8
 
@@ -35,18 +34,18 @@ def seen(source, count):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_images_on_devices_come_in_the_order_of_those_of_the_host(seed):
-    there = seen(opened(training_input.on_devices, seed), 12)
-    assert there == seen(opened(training_input.from_host, seed), 12)
-    assert there != seen(opened(training_input.on_devices, seed + 1), 12)
+    there = seen(opened(feed.on_devices, seed), 12)
+    assert there == seen(opened(feed.from_host, seed), 12)
+    assert there != seen(opened(feed.on_devices, seed + 1), 12)
 
 
 def test_every_image_once_an_epoch():
-    drawn = [number for batch in seen(opened(training_input.on_devices), 5 * 3) for number in batch]
+    drawn = [number for batch in seen(opened(feed.on_devices), 5 * 3) for number in batch]
     assert Counter(drawn) == dict.fromkeys(range(40), 3)
 
 
-@pytest.mark.parametrize("before", [training_input.on_devices, training_input.from_host])
-@pytest.mark.parametrize("after", [training_input.on_devices, training_input.from_host])
+@pytest.mark.parametrize("before", [feed.on_devices, feed.from_host])
+@pytest.mark.parametrize("after", [feed.on_devices, feed.from_host])
 def test_a_position_is_gone_on_from_wherever_the_images_are(before, after):
     first = opened(before)
     seen(first, 7)
@@ -59,8 +58,8 @@ def test_a_position_is_gone_on_from_wherever_the_images_are(before, after):
 
 
 def test_several_batches_are_stacked():
-    mesh, source = sharding.make_mesh(), opened(training_input.from_host)
-    single = opened(training_input.from_host)
+    mesh, source = sharding.make_mesh(), opened(feed.from_host)
+    single = opened(feed.from_host)
     stacked = source.put(mesh, [next(source.batches) for _ in range(3)])["image"]
     for number in range(3):
         np.testing.assert_array_equal(stacked[number], single.put(mesh, [next(single.batches)])["image"])
@@ -69,8 +68,8 @@ def test_several_batches_are_stacked():
 def test_images_of_any_values_come_back_from_the_devices_as_they_were():
     images = np.random.default_rng(0).integers(0, 256, (17, 136, 136, 3), np.uint8)
     mesh, parts = sharding.make_mesh(), [ImagesInMemory(part) for part in np.split(images, [5])]
-    held = training_input.on_devices(parts, [0.5, 0.5], batch_size=8, seed=0, mesh=mesh)
-    assert held.resident.shape == training_input.held_shape(mesh, len(images), images.shape[1:])
+    held = feed.on_devices(parts, [0.5, 0.5], batch_size=8, seed=0, mesh=mesh)
+    assert held.resident.shape == feed.held_shape(mesh, len(images), images.shape[1:])
     assert images.nbytes <= held.resident.nbytes < 1.01 * images.nbytes
     batch = held.put(mesh, [next(held.batches)])
     read = jax.jit(held.read)(held.resident, batch)["image"]
@@ -101,7 +100,7 @@ def mesh_with(limit_gib, devices=1):
 )
 def test_the_cache_is_where_there_is_room(monkeypatch, capsys, gib, mesh, free_gib, expected):
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=free_gib * GIB))
-    assert training_input.choose_cache("auto", gib * GIB, mesh) == expected
+    assert feed.choose_cache("auto", gib * GIB, mesh) == expected
     assert f"config.data.cache: {expected} ({gib:.2f} GiB of decoded images" in capsys.readouterr().out
     for asked in ("device", "host", "none"):
-        assert training_input.choose_cache(asked, gib * GIB, mesh) == asked
+        assert feed.choose_cache(asked, gib * GIB, mesh) == asked

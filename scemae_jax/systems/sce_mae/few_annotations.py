@@ -33,6 +33,7 @@ from scemae_jax.faces.landmarks import scheme_of
 from scemae_jax.models.convnet import ConvNet
 from scemae_jax.models.heads import LandmarkHead, prior_work_head
 from scemae_jax.ops.ridge import ridge
+from scemae_jax.systems.sce_mae import landmark_heads
 from scemae_jax.systems.sce_mae.settings import HEADS
 from scemae_jax.training import optimizer
 from scemae_jax.training.processes import OutOfTime
@@ -78,7 +79,7 @@ def _step(
 ) -> tuple[Any, Any]:
     def loss(params: Any) -> Array:
         predicted = cast(Array, network.apply({"params": params}, inputs[rows]))
-        return optax.huber_loss(detection.LOSS_SCALE * predicted, detection.LOSS_SCALE * targets[rows]).mean()
+        return optax.huber_loss(landmark_heads.LOSS_SCALE * predicted, landmark_heads.LOSS_SCALE * targets[rows]).mean()
 
     updates, state = update(jax.grad(loss)(params), state, params)
     return optax.apply_updates(params, updates), state
@@ -217,11 +218,11 @@ class _Trial:
 
     def _views(self, faces: Faces, number: int, seed: int) -> tuple[Array, dict[int, Float[np.ndarray, "v l 2"]]]:
         """Warped views of the faces, mirrored ones behind them, and their normalised landmarks by form."""
-        views, points = detection.warped_faces(faces.images, faces.landmarks, number, seed=seed)
+        views, points = landmark_heads.warped_faces(faces.images, faces.landmarks, number, seed=seed)
         targets = {}
         for form, take in self.protocol.forms.items():
             plain = self.protocol.frame.normalise(take(points))
-            targets[form] = np.concatenate([plain, detection.mirrored_targets(plain)]) if self.mirror else plain
+            targets[form] = np.concatenate([plain, landmark_heads.mirrored_targets(plain)]) if self.mirror else plain
         return self._with_mirrored(views), targets
 
     def errors(self, count: int, seed: int) -> Iterator[tuple[int, str, float]]:

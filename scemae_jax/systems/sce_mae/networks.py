@@ -31,16 +31,14 @@ class SceMae(Experiment):
             return None
         model = load(self.config.init)
         there, here = model.architecture, self.architecture
-        if there.encoder != here.encoder:
-            raise ValueError(
-                f"config.init: {self.config.init} has encoder {there.encoder!r}, config.model.encoder is "
-                f"{here.encoder!r}: make them agree"
-            )
-        if there.positions != here.positions:
-            raise ValueError(
-                f"config.init: {self.config.init} has positions {there.positions!r}, config.model.positions is "
-                f"{here.positions!r}: make them agree"
-            )
+        for field in ("encoder", "positions"):
+            a, b = getattr(there, field), getattr(here, field)
+            if a != b:
+                raise ValueError(
+                    f"config.init: {self.config.init} has {field} {a!r}, config.model.{field} is {b!r}: make them agree"
+                )
+        if there.frame != here.frame:
+            raise ValueError(f"config.init: {self.config.init} has {there.frame}, the config has {here.frame}")
         if (there.mean, there.std) != (here.mean, here.std):
             raise ValueError(
                 f"config.init: {self.config.init} was trained with mean {there.mean} and std {there.std}, "

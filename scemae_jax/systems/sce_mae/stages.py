@@ -21,7 +21,7 @@ from scemae_jax.faces.landmarks import five_points, in_form, scheme_of
 from scemae_jax.model_file import export_stablehlo, load, save_model
 from scemae_jax.report.build import build_report
 from scemae_jax.report.table import LEFT_OUT, counts_by_split
-from scemae_jax.systems.sce_mae import few_annotations, pretrain, refine, settings
+from scemae_jax.systems.sce_mae import few_annotations, landmark_heads, pretrain, refine, settings
 from scemae_jax.systems.sce_mae.networks import SceMae
 from scemae_jax.training import processes
 from scemae_jax.training.metrics import read_metrics
@@ -140,9 +140,11 @@ def run_detect(experiment: SceMae) -> dict[str, Any]:
         landmarks = in_form(train.landmarks, count)
         if is_linear:
             unlabelled = experiment.some_unlabelled_faces().images
-            head = detection.fit_linear_head(model, train.images, landmarks, unlabelled, settings, seed=config.seed)
+            head = landmark_heads.fit_linear_head(
+                model, train.images, landmarks, unlabelled, settings, seed=config.seed
+            )
         else:
-            head = detection.fit_head(
+            head = landmark_heads.fit_head(
                 model, train.images, landmarks, settings, seed=config.seed, workdir=experiment.workdir,
                 name=f"detect_{count}", stop_at=experiment.stop_at,
             )  # fmt: skip

@@ -16,7 +16,7 @@ from scemae_jax.faces.frame import FRAME
 from scemae_jax.model import Model, as_square_images
 from scemae_jax.models.convnet import ConvNet
 from scemae_jax.models.heads import LandmarkHead, LinearHead
-from scemae_jax.systems.sce_mae import few_annotations
+from scemae_jax.systems.sce_mae import few_annotations, landmark_heads
 from scemae_jax.systems.sce_mae.settings import default
 from scemae_jax.training import optimizer
 from scemae_jax.training.processes import OutOfTime
@@ -71,17 +71,17 @@ def test_every_image_is_drawn_before_any_is_drawn_again():
     colours = np.array([40, 90, 140, 190, 240], np.uint8)
     images = np.broadcast_to(colours[:, None, None, None], (5, 136, 136, 3))
     landmarks = np.full((5, 1, 2), 68.0, np.float32)
-    views, points = detection.warped_faces(images, landmarks, 12, seed=3)
+    views, points = landmark_heads.warped_faces(images, landmarks, 12, seed=3)
     drawn = np.rint(np.asarray(views)[:, 68, 68, 0] * 255).astype(int)
     assert sorted(drawn[:5]) == sorted(drawn[5:10]) == sorted(colours.tolist())
     assert len(set(drawn[10:])) == 2
     assert points.shape == (12, 1, 2)
-    assert len(detection.warped_faces(images, landmarks, 3, seed=0)[0]) == 5  # no image is left out
+    assert len(landmark_heads.warped_faces(images, landmarks, 3, seed=0)[0]) == 5  # no image is left out
 
 
 def test_landmarks_go_with_the_warps():
     faces = blob_faces(3)
-    views, points = detection.warped_faces(faces.images, faces.landmarks, 9, seed=0)
+    views, points = landmark_heads.warped_faces(faces.images, faces.landmarks, 9, seed=0)
     for view, centre in zip(np.asarray(views), points[:, 2], strict=True):
         y, x = np.mgrid[:136, :136]
         weight = view[..., 0] ** 2
@@ -236,7 +236,7 @@ def test_weight_decay_weighs_at_any_number_of_landmarks_as_at_five():
 
 def test_warps_are_those_of_prior_work():
     """Of the spline's weights half are 0 (its `warpsd_subset`), the others N(0, 0.0005); 0.02, 0.02 and 2 degrees."""
-    warps = jax.vmap(detection.few_annotations_warp)(jax.random.split(jax.random.key(3), 2000))
+    warps = jax.vmap(landmark_heads.few_annotations_warp)(jax.random.split(jax.random.key(3), 2000))
     weights = np.asarray(warps.weights).ravel()
     assert np.mean(weights == 0) == pytest.approx(0.5, abs=0.005)
     bent = {

@@ -1,0 +1,266 @@
+"""Landmark heads on frozen features: those that heatmaps train, and a linear one for few annotations."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Key, Num
+
+from scemae_jax.config import Config
+from scemae_jax.data import pipeline
+from scemae_jax.faces.landmarks import scheme_of
+from scemae_jax.model import Head, Model, as_square_images, placement
+from scemae_jax.ops.ridge import ridge
+from scemae_jax.ops.tps import ThinPlateWarp
+from scemae_jax.systems.sce_mae.settings import default
+from scemae_jax.training import loop, optimizer, sharding
+from scemae_jax.training.feed import Input
+
+LOSS_SCALE = 10.0
+
+
+LINEAR_SETTINGS = {"stride", "mirror", "linear"}
+"""The fields of `config.detect` that a linear head depends on, whatever it reads."""
+
+
+def mirrored_targets(targets: Float[np.ndarray, "n l 2"]) -> Float[np.ndarray, "n l 2"]:
+    """Normalised landmarks of the mirrored images; raises ValueError as `LandmarkScheme.mirrored_order`."""
+    return (targets * [-1, 1])[:, scheme_of(targets.shape[1]).mirrored_order()]
+
+
+def few_annotations_warp(key: Key[Array, ""]) -> ThinPlateWarp:
+    """A warp as ContrastLandmark (Cheng et al., ICCV 2021) draws it for few annotations.
+
+    Half of the spline's weights, drawn at random, are 0 (its `warpsd_subset`), the others N(0, 0.0005).
+    """
+    return ThinPlateWarp.sample(
+        key, subset_weight_sd=0.0, translation_sd=0.02, scale_sd=0.02, rotation_sd_degrees=2.0
+    )  # fmt: skip
+
+
+@jax.jit
+def _warped(keys: Key[Array, "n"], images: Num[Array, "n 136 136 3"], landmarks: Float[Array, "n l 2"]) -> Any:
+    def one(arguments: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        key, image, points = arguments
+        warp = few_annotations_warp(key)
+        if jnp.issubdtype(image.dtype, jnp.integer):
+            image = image.astype(jnp.float32) / 255
+        return jnp.clip(warp.image(image), 0, 1), warp.landmarks(points, *image.shape[:2])
+
+    return jax.lax.map(one, (keys, images, landmarks))
+
+
+def warped_faces(
+    images: Num[Array | np.ndarray, "n 136 136 3"], landmarks: Float[np.ndarray, "n l 2"], count: int, *, seed: int
+) -> tuple[Float[Array, "v 136 136 3"], Float[np.ndarray, "v l 2"]]:
+    """`count` views, or one of each image where there are more, by `few_annotations_warp`.
+
+    Every image is drawn once before any is drawn again. Views are in [0, 1], landmarks in pixels.
+    """
+    rng, number = np.random.default_rng(seed), len(images)
+    rounds = -(-max(count, number) // number)
+    drawn = np.concatenate([rng.permutation(number) for _ in range(rounds)])[: max(count, number)]
+    keys = jax.random.split(jax.random.key(seed), len(drawn))
+    views, points = _warped(keys, jnp.asarray(images)[drawn], jnp.asarray(landmarks, jnp.float32)[drawn])
+    return views, np.asarray(points)
+
+
+def fit_linear_head(
+    model: Model,
+    images: Num[Array | np.ndarray, "n 136 136 3"],
+    landmarks: Float[np.ndarray, "n l 2"],
+    unlabelled: Num[Array | np.ndarray, "m 136 136 3"] | None,
+    settings: Config,
+    *,
+    seed: int,
+) -> Head:
+    """A linear head for few annotations, by `ops.ridge` on warped views of them: seconds, and no step size to choose.
+
+    Ours, not the paper's. `unlabelled` faces tell how features vary, some hundreds of them; without any, the warped
+    views have to. `settings` is `config.detect`, of which stride, mirror, projected_weight and the fields of `linear`
+    count.
+
+    Raises:
+      ValueError: there are no images, a landmark is unknown, or there is but one unlabelled image.
+    """
+    _check_annotated(images, landmarks)
+    if unlabelled is not None and len(unlabelled) < 2:
+        raise ValueError(
+            f"{len(unlabelled)} unlabelled faces do not show how features vary: give some hundreds, or None"
+        )
+    views, points = warped_faces(images, landmarks, settings.linear.views, seed=seed)
+    targets = model.architecture.frame.normalise(points)
+
+    def features(faces: Any) -> Array:
+        read = (settings.stride, settings.linear.which, settings.projected_weight)
+        found = model.features(faces, *read)
+        if settings.mirror:
+            mirrored = model.features(faces[:, :, ::-1], *read)
+            found = jnp.concatenate([found, mirrored])
+        return found.reshape(len(found), -1)
+
+    if settings.mirror:
+        targets = np.concatenate([targets, mirrored_targets(targets)])
+    annotated = features(views)
+    fitted = ridge(
+        annotated, jnp.asarray(targets.reshape(len(targets), -1), jnp.float32),
+        annotated if unlabelled is None else features(unlabelled),
+        exponent=settings.linear.exponent, strength=settings.linear.strength,
+    )  # fmt: skip
+    return Head(
+        num_landmarks=landmarks.shape[1], heatmaps=0, stride=settings.stride, which=settings.linear.which,
+        projected_weight=settings.projected_weight,
+        params=jax.device_get({"linear": {"kernel": fitted.kernel, "bias": fitted.bias}}),
+    )  # fmt: skip
+
+
+def _check_annotated(images: Any, landmarks: Float[np.ndarray, "n l 2"]) -> None:
+    if not len(images) or not np.isfinite(landmarks).all():
+        raise ValueError(f"a detector needs annotated faces: {len(images)} given, {int(np.isnan(landmarks).sum())} "
+                         "unknown coordinates among them")  # fmt: skip
+
+
+def fit_head(
+    model: Model,
+    images: Num[Array | np.ndarray, "n 136 136 3"],
+    landmarks: Float[np.ndarray, "n l 2"],
+    settings: Config,
+    *,
+    seed: int,
+    workdir: Path | None = None,
+    name: str = "detect",
+    stop_at: float | None = None,
+) -> Head:
+    """Trains a landmark head on features computed once and kept on the accelerator, where they fit.
+
+    Where they would take more than `settings.memory_gib`, the images are kept instead, and each batch's features are
+    computed anew: the same head in more time.
+
+    Args:
+      model: gives the features; nothing in it changes.
+      images: annotated faces.
+      landmarks: (x, y) in pixels of them.
+      settings: `config.detect`.
+      seed: of the head's initial weights and of the order of the images.
+      workdir: checkpoints and metrics go there, under `name`; None writes nothing.
+      name: of the task.
+      stop_at: see `loop.fit`.
+
+    Raises:
+      ValueError: there are no images, or a landmark is unknown.
+    """
+    _check_annotated(images, landmarks)
+    targets = model.architecture.frame.normalise(landmarks)
+    number = len(images) * (2 if settings.mirror else 1)
+    read = (settings.stride, settings.which, settings.projected_weight)
+    one = model.features(images[:1], *read)
+    constants: dict[str, Any]
+    if number * one.nbytes <= settings.memory_gib * 2**30:
+        constants = {"features": model.features(images, *read)}
+        if settings.mirror:
+            mirrored = model.features(images[:, :, ::-1], *read)
+            constants["features"] = jnp.concatenate([constants["features"], mirrored])
+    else:
+        images = jnp.asarray(images)
+        constants = {"images": jnp.concatenate([images, images[:, :, ::-1]]) if settings.mirror else images}
+        constants["model"] = model.params
+    if settings.mirror:
+        targets = np.concatenate([targets, mirrored_targets(targets)])
+    constants["targets"] = jnp.asarray(targets, jnp.float32)
+    head = Head(
+        num_landmarks=landmarks.shape[1], heatmaps=settings.heatmaps, kernel_size=settings.kernel_size,
+        gain=settings.gain, stride=settings.stride, which=settings.which, projected_weight=settings.projected_weight,
+        params={},
+    )  # fmt: skip
+    network = head.build()
+
+    def features(constants: Any, index: Array) -> Array:
+        if "features" in constants:
+            return constants["features"][index]
+        frozen = dataclasses.replace(model, params=constants["model"])
+        found = frozen.dense_features(constants["images"][index], *read)
+        return jax.lax.stop_gradient(found)
+
+    def loss(params: Any, fixed: loop.Fixed, batch: loop.Batch, _: Array) -> tuple[Array, dict[str, Array]]:
+        numbers = batch["annotated"]["number"]
+        predicted = cast(Array, network.apply({"params": params}, features(fixed.constants, numbers)))
+        error = optax.huber_loss(LOSS_SCALE * predicted, LOSS_SCALE * fixed.constants["targets"][numbers])
+        return error.mean(), {}
+
+    batch_size = min(settings.batch_size, number)
+    mesh = sharding.own_mesh()
+    batch_size = max(batch_size // mesh.size, 1) * mesh.size
+    steps = settings.steps or max(settings.least_steps, 1, round(settings.epochs * number / batch_size))
+    cosine = round(steps * settings.cosine_epochs / settings.epochs) if settings.cosine_epochs else steps
+    order = pipeline.index_batches([number], weights=[1.0], batch_size=batch_size, seed=seed)
+    task = loop.Task(
+        name=name,
+        loss=loss,
+        outputs=(),
+        params=jax.jit(network.init)(jax.random.key(seed), one)["params"],
+        constants=constants,
+        inputs={"annotated": Input(batches=pipeline.Batches(order), batch_size=batch_size)},
+        optimizer=optimizer.adam_l2(settings, cosine),
+        schedule=optimizer.learning_rate(settings, cosine),
+        steps=steps,
+        log_every=settings.log_every,
+        checkpoint_every=settings.checkpoint_every,
+        seed=seed,
+    )
+    trained = loop.fit(task, workdir=workdir, mesh=mesh, stop_at=stop_at)
+    return dataclasses.replace(head, params=jax.device_get(trained.params))
+
+
+def fit_detector(
+    model: Model,
+    images: Num[Array | np.ndarray, "n h w 3"],
+    landmarks: Float[np.ndarray, "n l 2"],
+    *,
+    unlabelled: Num[Array | np.ndarray, "m h w 3"] | None = None,
+    seed: int = 0,
+    **settings: Any,
+) -> Model:
+    """A model that also detects these landmarks, learnt from annotated faces: `model.detect(images)`.
+
+    Fewer images than `linear.below` get a linear head (seconds), more of them one with heatmaps.
+
+    Args:
+      model: from `scemae_jax.load`.
+      images: faces cut as the training ones, of any size; uint8, or floats in [0, 1].
+      landmarks: (x, y) in pixels of `images`, (0, 0) the centre of the top left one.
+      unlabelled: more such faces, some hundreds, which nobody annotated; they make a linear head better.
+      seed: of the head.
+      **settings: fields of `config.detect` to change, such as mirror or, for a head with heatmaps, epochs;
+        `linear={"below": 0}` asks for that one whatever the number of images.
+
+    Raises:
+      ValueError: as `fit_head` and `fit_linear_head`, or for a setting that a linear head does not have;
+        AttributeError for one that does not exist.
+    """
+    fields = default().detect
+    if unknown := settings.keys() - fields.keys():
+        raise AttributeError(f"no detector setting is called {sorted(unknown)}: there are {sorted(fields)}")
+    fields.update(settings)
+    frame = model.architecture.frame
+    squares, in_squares = as_square_images(images, frame), placement(images, frame).to_square(np.asarray(landmarks))
+    reads = fields.linear.which if len(images) < fields.linear.below else fields.which
+    if "projected_weight" in settings and reads != "both":
+        raise ValueError(
+            f"projected_weight is that of the projected features beside the backbone's, and this head reads {reads!r} "
+            "alone: leave it out, or ask for 'both' (which, or linear={'which': 'both'} for a linear head)"
+        )
+    if len(images) < fields.linear.below:
+        if unread := sorted(settings.keys() - LINEAR_SETTINGS - {"projected_weight"}):
+            raise ValueError(
+                f"{len(images)} images get a linear head (linear.below is {fields.linear.below}), which has no "
+                f"{', '.join(unread)}: leave that out, or ask for a head with heatmaps with linear={{'below': 0}}"
+            )
+        others = None if unlabelled is None else as_square_images(unlabelled, frame)
+        return model.with_head(fit_linear_head(model, squares, in_squares, others, fields, seed=seed))
+    return model.with_head(fit_head(model, squares, in_squares, fields, seed=seed))
