@@ -50,7 +50,7 @@ fi
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$runs/compiled} # what one step compiles serves the next
 [ -z "$smoke" ] || export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.1
 datasets='celeba_landmarks mafl aflw_m aflw_r three_hundred_w' present=$datasets
-[ ! -x "$python" ] || present=$("$python" -c 'import sys, pathlib; from scemae_jax.report import paper
+[ ! -x "$python" ] || present=$("$python" -c 'import sys, pathlib; from scemae_jax.systems.sce_mae import paper
 print(*paper.present(*map(pathlib.Path, sys.argv[1:])))' "$data" "$runs/prepared") # before .venv is made: not looked for
 
 status=0
@@ -96,5 +96,5 @@ measure "$detect" three_hundred_w 'Table 2, detection on 300-W'
 step 1 "mafl $celeba" 'Table 4, the ablation on MAFL' "$python" -m scemae_jax.sweep \
   --config "configs/ablation.py:$backbone" --sweep configs/sweeps/table4.py --workdir "$runs/table4_$backbone" \
   --config.init="$model" "${sweep[@]}"
-step 0.01 '' 'the tables' "$python" -m scemae_jax.report.paper --runs "$runs" --backbone "$backbone" --data "$data"
+step 0.01 '' 'the tables' "$python" -m scemae_jax.systems.sce_mae.paper --runs "$runs" --backbone "$backbone" --data "$data"
 exit "$status"

@@ -11,4 +11,5 @@ environment requirements-test.txt
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/pyright
+.venv/bin/lint-imports --no-cache
 .venv/bin/python -m pytest "$@"

@@ -24,7 +24,6 @@ import collections
 import dataclasses
 import math
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -34,11 +33,12 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
-from absl import app, flags, logging
+from absl import flags
 from flax import traverse_util
 from jaxtyping import Float
 
 from scemae_jax import config as configuration
+from scemae_jax.command_line import exit_status, start
 from scemae_jax.faces.frame import FRAME
 from scemae_jax.model import Architecture, Model
 from scemae_jax.model_file import load, save_model
@@ -635,12 +635,10 @@ def _refuse(without: str, **given: flags.FlagHolder) -> None:
         raise ValueError(f"{', '.join(idle)}: of no effect without --{without}, leave out")
 
 
-def main(argv: Sequence[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"not understood: {' '.join(argv[1:])}")
-    assert OUTPUT.value is not None  # `run` marks it as required
+def main() -> None:
+    assert OUTPUT.value is not None  # `start` asks for it
     checkpoint, model, dialect = CHECKPOINT.value, MODEL.value, TO.value
-    try:
+    with exit_status():
         if checkpoint is not None and model is None and dialect is None:
             _refuse("model", image_size=TO_IMAGE_SIZE)
             convert_checkpoint(
@@ -664,17 +662,7 @@ def main(argv: Sequence[str]) -> None:
             raise ValueError(
                 "give --checkpoint FILE to make a model, or --model FILE and --to DIALECT for the way back"
             )
-    except (ValueError, FileNotFoundError, ImportError) as error:
-        logging.debug("where it happened", exc_info=True)
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-
-
-def run() -> None:
-    flags.mark_flag_as_required("output")
-    logging.set_verbosity(logging.WARNING)
-    app.run(main)
 
 
 if __name__ == "__main__":
-    run()
+    start(main, "output")

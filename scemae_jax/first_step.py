@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import logging
 from jax.sharding import Mesh
-from ml_collections import config_flags
 
 from scemae_jax import config as configuration
+from scemae_jax.command_line import CONFIG, exit_status, start
 from scemae_jax.config import Config
 from scemae_jax.data.pipeline import Batches, index_batches
 from scemae_jax.systems import system_of
@@ -61,17 +60,13 @@ def first_step(config: Config, stage: str, mesh: Mesh) -> float:
     return float(found["loss"])
 
 
-def main(argv: Sequence[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"not understood: {' '.join(argv[1:])}; fields of the config are set with --config.a.b=v")
-    config = flags.FLAGS.config
-    try:
+def main() -> None:
+    config = CONFIG.value
+    with exit_status():
         system_of(config).check_config(config)
         mesh = sharding.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
         for stage in ("pretrain", "refine"):
             loop.check_batch(stage, config[stage].batch_size, config[stage].accumulate, mesh)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
     about = f"{mesh.size} x {mesh.devices.flat[0].device_kind}, {config.model.encoder}, {config.dtype}"
     for stage in ("pretrain", "refine"):
         if stage not in config.stages:
@@ -103,12 +98,5 @@ def advice(stage: str, error: Exception) -> str:
     )
 
 
-def run() -> None:
-    config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/.", lock_config=True)
-    flags.mark_flags_as_required(["config"])
-    logging.set_verbosity(logging.WARNING)
-    app.run(main)
-
-
 if __name__ == "__main__":
-    run()
+    start(main, "config")

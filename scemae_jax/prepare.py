@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import app, flags, logging
+from absl import flags
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from scemae_jax.command_line import DONE, FAILED, exit_status, start
 from scemae_jax.data import sources
 from scemae_jax.data.datasets.landmark_folder import LandmarkFolder
 from scemae_jax.data.datasets.official import OfficialDataset, check_counts
@@ -169,32 +170,19 @@ def prepare(
     return verify_dataset(builder)
 
 
-def main(argv: Sequence[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"not understood: {' '.join(argv[1:])}")
-    try:
+def main() -> None:
+    with exit_status():
         problems = prepare(
-            str(DATASET.value),  # `run` marks it as required
+            str(DATASET.value),  # `start` asks for it
             manual_dir=MANUAL_DIR.value,
             data_dir=DATA_DIR.value,
             variant=VARIANT.value,
             download=DOWNLOAD.value,
             check=CHECK.value,
         )
-    except (DatasetError, OSError) as error:
-        logging.debug("where it happened", exc_info=True)
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    _tell("error", problems)
-    if problems:
-        sys.exit(1)
-
-
-def run() -> None:
-    flags.mark_flags_as_required(["dataset"])
-    logging.set_verbosity(logging.WARNING)
-    app.run(main)
+        _tell("error", problems)
+        sys.exit(FAILED if problems else DONE)
 
 
 if __name__ == "__main__":
-    run()
+    start(main, "dataset")

@@ -33,15 +33,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import app, flags, logging
+from absl import flags, logging
 from matplotlib.figure import Figure
 
+from scemae_jax import command_line, experiment
 from scemae_jax import config as configuration
-from scemae_jax import experiment
 from scemae_jax.allocator import restart_keeping_freed_memory
+from scemae_jax.command_line import CONFIG, DONE, DRY_RUN, FAILED, STOP_AFTER, WORKDIR, exit_status, start, stop_at
 from scemae_jax.config import Config, leaves
 from scemae_jax.experiment import read_results
-from scemae_jax.main import CONFIG, COORDINATOR, DISTRIBUTED, DRY_RUN, PREEMPTED, STOP_AFTER, STOPPED_EARLY, WORKDIR
 from scemae_jax.model_file import save_model
 from scemae_jax.report import figures
 from scemae_jax.report.table import matching_forms, pairs_of
@@ -51,6 +51,7 @@ from scemae_jax.systems.sce_mae.networks import SceMae
 from scemae_jax.systems.sce_mae.stages import MEASURED, SYSTEM
 from scemae_jax.training import processes
 
+flags.adopt_module_key_flags(command_line)
 SWEEP = flags.DEFINE_string("sweep", None, "The points to run: a file in configs/sweeps/.")
 SEEDS = flags.DEFINE_list("seeds", None, "Seeds, as in 0,1,2, instead of those of the sweep file.")
 
@@ -425,15 +426,10 @@ def parse_seeds(given: Sequence[str]) -> tuple[int, ...]:
     return seeds
 
 
-def main(argv: Sequence[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"not understood: {' '.join(argv[1:])}; fields of the config are set with --config.a.b=v")
-    stop_at = None if STOP_AFTER.value is None else time.monotonic() + 60 * STOP_AFTER.value
-    config, workdir = CONFIG.value, Path(str(WORKDIR.value))  # `run` marks them as required
+def main() -> None:
+    config, workdir = CONFIG.value, Path(str(WORKDIR.value))  # `start` asks for them
     processes.handle_sigterm()
-    try:
-        if DISTRIBUTED.value or COORDINATOR.value:
-            raise ValueError("a sweep runs in one process: leave out --distributed and --coordinator")
+    with exit_status():
         sweep = load_sweep(Path(str(SWEEP.value)))
         if SEEDS.value is not None:
             sweep = dataclasses.replace(sweep, seeds=parse_seeds(SEEDS.value))
@@ -445,28 +441,13 @@ def main(argv: Sequence[str]) -> None:
             return
         if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # programs that one point compiled serve the next
             jax.config.update("jax_compilation_cache_dir", str((workdir / "compiled").absolute()))
-        failures = run_sweep(config, sweep, workdir, stop_at)
-    except processes.OutOfTime as stopped:
-        print(stopped)
-        sys.exit(STOPPED_EARLY)
-    except processes.Interrupted as interrupted:
-        print(interrupted)
-        sys.exit(PREEMPTED)
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    print((workdir / "sweep.md").read_text())
-    for name, why in failures.items():
-        print(f"error: {name}: {why}", file=sys.stderr)
-    sys.exit(1 if failures else 0)
-
-
-def run() -> None:
-    flags.mark_flags_as_required(["config", "workdir", "sweep"])
-    logging.set_verbosity(logging.WARNING)
-    app.run(main)
+        failures = run_sweep(config, sweep, workdir, stop_at(STOP_AFTER.value))
+        print((workdir / "sweep.md").read_text())
+        for name, why in failures.items():
+            print(f"error: {name}: {why}", file=sys.stderr)
+        sys.exit(FAILED if failures else DONE)
 
 
 if __name__ == "__main__":
     restart_keeping_freed_memory()
-    run()
+    start(main, "config", "workdir", "sweep")

@@ -512,7 +512,7 @@ def command(monkeypatch, capsys):
             monkeypatch.setattr(convert, name.upper(), SimpleNamespace(value=value, present=name in given))
         status = 0
         try:
-            convert.main(["scemae_jax.convert"])
+            convert.main()
         except SystemExit as ended:
             status = ended.code
         return status, *capsys.readouterr()

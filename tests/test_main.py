@@ -18,8 +18,8 @@ from PIL import Image
 from sklearn.metrics import silhouette_score
 
 import scemae_jax
+from scemae_jax import command_line, experiment, main
 from scemae_jax import config as configuration
-from scemae_jax import experiment, main
 from scemae_jax.data.record import Faces
 from scemae_jax.evaluation import matching
 from scemae_jax.evaluation.representation import Embedded
@@ -113,7 +113,7 @@ def run(monkeypatch):
         for name, value in flags.items():
             monkeypatch.setattr(main, name, SimpleNamespace(value=value))
         try:
-            main.main(["scemae_jax.main"])
+            main.main()
         except SystemExit as ended:
             return ended.code
         return 0
@@ -273,7 +273,7 @@ def test_killed_and_stopped_and_started_again_a_run_ends_bit_identical(run, expe
     assert killed.returncode == -signal.SIGKILL
     assert not (checkpoints / str(steps)).exists()
 
-    assert run(config, workdir, stop_after=0.0) == main.STOPPED_EARLY == 75
+    assert run(config, workdir, stop_after=0.0) == command_line.STOPPED_EARLY == 75
     assert "pretrain" not in experiment.read_results(workdir)
     assert run(config, workdir) == 0
     whole, cut = (restored(folder / "checkpoints" / "pretrain") for folder in (tmp_path / "whole", workdir))
@@ -408,7 +408,7 @@ def test_a_projector_of_another_form_is_refused(run, finished, experiment_config
 
 def test_data_that_change_in_the_middle_of_a_training_are_refused(run, folder_config, tmp_path, capsys):
     config = folder_config(annotated=False, stages=("pretrain",))
-    assert run(config, tmp_path / "workdir", stop_after=0.0) == main.STOPPED_EARLY
+    assert run(config, tmp_path / "workdir", stop_after=0.0) == command_line.STOPPED_EARLY
     write_folder(Path(config.data.root), annotated=True)
     assert run(config, tmp_path / "workdir") == 1
     assert "pretrain began on landmark_folder/people-" in capsys.readouterr().err
@@ -543,7 +543,7 @@ def test_few_annotations_are_measured_where_that_is_asked_for(run, finished, exp
         stages=("detect", "few_shot", "report"),
         detect__linear__below=10_000,
     )
-    assert run(config, workdir, stop_after=0) == main.STOPPED_EARLY  # a linear head needs no time, a draw does
+    assert run(config, workdir, stop_after=0) == command_line.STOPPED_EARLY  # a linear head needs no time, a draw does
     assert run(config, workdir) == 0
     results = json.loads((workdir / "results.json").read_text())
     assert results["detect"]["5"]["head"] == "linear"
@@ -571,5 +571,5 @@ def test_few_annotations_are_measured_where_that_is_asked_for(run, finished, exp
     assert run(other, path.parent) == 1
     assert "config.few_shot.gain: 50.0 there, 3.0 now" in capsys.readouterr().err
     begun.stages = ("refine", "few_shot")
-    assert run(begun, path.parent, stop_after=0) == main.STOPPED_EARLY
+    assert run(begun, path.parent, stop_after=0) == command_line.STOPPED_EARLY
     assert not path.exists()

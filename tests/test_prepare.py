@@ -56,7 +56,7 @@ def run():
         for name, value in (saved | values).items():
             setattr(flags.FLAGS, name, value if isinstance(value, bool | None) else str(value))
         try:
-            prepare.main(["prepare"])
+            prepare.main()
         except SystemExit as stop:
             return stop.code
         return 0

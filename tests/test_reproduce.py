@@ -17,7 +17,7 @@ import miniature_trees
 import pytest
 
 from scemae_jax import config as configuration
-from scemae_jax.report import paper
+from scemae_jax.systems.sce_mae import paper
 
 ROOT = Path(__file__).parents[1]
 DATASETS = ["celeba_landmarks", "mafl", "aflw_m", "aflw_r", "three_hundred_w"]
@@ -54,7 +54,9 @@ def test_a_dry_run_tells_the_whole_plan_in_order_and_runs_nothing(tmp_path):
     measured = ["mafl", "aflw_m", "aflw_m", "aflw_r", "three_hundred_w"]  # few annotations, then all
     assert configs == ["configs/celeba.py:b8", *(f"configs/evaluation.py:b8,{name}" for name in measured),
                        "configs/ablation.py:b8"]  # fmt: skip
-    modules = ["scemae_jax.prepare"] * 5 + ["scemae_jax.main"] * 6 + ["scemae_jax.sweep", "scemae_jax.report.paper"]
+    modules = (
+        ["scemae_jax.prepare"] * 5 + ["scemae_jax.main"] * 6 + ["scemae_jax.sweep", "scemae_jax.systems.sce_mae.paper"]
+    )
     assert [command[0] for command in plan] == modules
     model = Path(flag(plan[5], "--workdir")) / "export" / "scemae.msgpack"
     assert flag(plan[5], "--config.stages") == "('pretrain','refine','export')"

@@ -384,7 +384,7 @@ def test_what_the_command_would_run_and_its_exit_status_without_time(
         given |= {"SEEDS": None} | flags
         for name, value in given.items():
             monkeypatch.setattr(sweep, name, SimpleNamespace(value=value))
-        sweep.main(["scemae_jax.sweep"])
+        sweep.main()
 
     command(DRY_RUN=True, STOP_AFTER=None)
     lines = capsys.readouterr().out.splitlines()

@@ -19,7 +19,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from scemae_jax.systems.sce_mae.few_annotations import features_and_head
+from scemae_jax.evaluation.few_annotations import features_and_head
 
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
 """Those of Okabe and Ito, which people with any kind of colour vision tell apart."""

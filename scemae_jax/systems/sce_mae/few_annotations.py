@@ -28,13 +28,13 @@ from tqdm import tqdm
 from scemae_jax.config import Config, num_steps
 from scemae_jax.data.record import Faces
 from scemae_jax.evaluation import detection
+from scemae_jax.evaluation.few_annotations import FROM_SCRATCH, MEAN_SHAPE, method_name
 from scemae_jax.faces.frame import FRAME, AnyArray, Frame
 from scemae_jax.faces.landmarks import scheme_of
 from scemae_jax.models.convnet import ConvNet
 from scemae_jax.models.heads import LandmarkHead, prior_work_head
 from scemae_jax.ops.ridge import ridge
 from scemae_jax.systems.sce_mae import landmark_heads
-from scemae_jax.systems.sce_mae.settings import HEADS
 from scemae_jax.training import optimizer
 from scemae_jax.training.processes import OutOfTime
 
@@ -42,20 +42,6 @@ FeatureFn = Callable[[Num[Array | np.ndarray, "n 136 136 3"]], Float[Array, "n g
 Forms = Mapping[int, Callable[[Float[np.ndarray, "n l 2"]], Float[np.ndarray, "n k 2"]]]
 
 AT_ONCE = 64
-FROM_SCRATCH, MEAN_SHAPE = "network from scratch", "mean shape"
-
-
-def method_name(features: str, head: str) -> str:
-    """The name of a method, from that of its features and a key of `settings.HEADS`."""
-    return f"{features}, {HEADS[head]}"
-
-
-def features_and_head(method: str) -> tuple[str, str]:
-    """The name of a method's features and its head, a key of `settings.HEADS`; "" where it has no head of these."""
-    for head, name in HEADS.items():
-        if method.endswith(f", {name}"):
-            return method.removesuffix(f", {name}"), head
-    return method, ""
 
 
 def patch_colours(images: Num[Array | np.ndarray, "n 136 136 3"], frame: Frame = FRAME) -> Float[Array, "n 12 12 192"]:
@@ -282,22 +268,3 @@ def _of_unit_length(features: FeatureFn, images: Num[Array | np.ndarray, "n 136 
 
 def _flat(features: Float[AnyArray, "n *rest"]) -> Float[AnyArray, "n d"]:
     return features.reshape(len(features), -1)
-
-
-def summarise(rows: list[dict[str, Any]], landmarks: int) -> dict[str, dict[str, dict[str, float | int | None]]]:
-    """Method -> number of images (as text) -> mean, sample deviation over seeds (None of one), and number of seeds."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for row in rows:
-        if row["landmarks"] == landmarks:
-            found.setdefault(row["method"], {}).setdefault(str(row["count"]), []).append(row["error"])
-    return {
-        method: {
-            count: {
-                "error": float(np.mean(errors)),
-                "deviation": float(np.std(errors, ddof=1)) if len(errors) > 1 else None,
-                "count": len(errors),
-            }
-            for count, errors in sorted(by_count.items(), key=lambda item: int(item[0]))
-        }
-        for method, by_count in found.items()
-    }

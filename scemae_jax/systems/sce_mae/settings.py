@@ -6,10 +6,8 @@ import ml_collections
 
 from scemae_jax import config as shared
 from scemae_jax.config import Config
+from scemae_jax.evaluation.few_annotations import HEADS
 from scemae_jax.models import vit
-
-HEADS = {"prior_work": "prior work's head", "plain": "plain", "linear": "linear"}
-"""Landmark heads that learn from few annotations: their names in `few_shot.heads`, and in results."""
 
 PAPER_ENCODERS = {"t8": "T/8", "s8": "S/8", "b8": "B/8"}
 """DeiT-T, -S and -B with patches of 8x8, by the names that configs have for them."""

@@ -16,6 +16,7 @@ from scemae_jax import config as configuration
 from scemae_jax.data import sources
 from scemae_jax.evaluation import detection, matching, representation
 from scemae_jax.evaluation.attention import attentive_near_landmarks
+from scemae_jax.evaluation.few_annotations import summarise as summarise_draws
 from scemae_jax.experiment import SOME_IMAGES, Stage, System, was_skipped
 from scemae_jax.faces.landmarks import five_points, in_form, scheme_of
 from scemae_jax.model_file import export_stablehlo, load, save_model
@@ -207,7 +208,7 @@ def run_few_shot(experiment: SceMae) -> dict[str, Any]:
         **{
             str(count): {
                 "unit": detection.unit(scheme_of(count).eyes),
-                "methods": few_annotations.summarise(rows, count),
+                "methods": summarise_draws(rows, count),
             }
             for count in forms
         },

@@ -1,6 +1,6 @@
 """Tables 1 to 4 of the paper with our numbers beside them, from the runs of launch/reproduce.sh.
 
-  python -m scemae_jax.report.paper --runs runs/paper --backbone s8 --data FOLDER
+  python -m scemae_jax.systems.sce_mae.paper --runs runs/paper --backbone s8 --data FOLDER
 
 Reads the results.json of each run below --runs, writes tables.md and tables.csv there, and prints the tables. Where a
 run is absent, its cells say why: with --data, the folder that the datasets are prepared from, also which of them is
@@ -14,21 +14,21 @@ import dataclasses
 import io
 import json
 import statistics
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from absl import app, flags
+from absl import flags
 from rich.console import Console
 from rich.table import Table
 
+from scemae_jax.command_line import exit_status, start
 from scemae_jax.data import sources
+from scemae_jax.evaluation.few_annotations import features_and_head, method_name
 from scemae_jax.models import vit
-from scemae_jax.report import published
-from scemae_jax.report.published import Error, Published, Row
 from scemae_jax.report.table import pairs_of
-from scemae_jax.systems.sce_mae.few_annotations import features_and_head, method_name
+from scemae_jax.systems.sce_mae import published
+from scemae_jax.systems.sce_mae.published import Error, Published, Row
 from scemae_jax.systems.sce_mae.settings import PAPER_ENCODERS
 
 RUNS = flags.DEFINE_string("runs", None, "Folder of the runs; the tables are written there.")
@@ -459,22 +459,12 @@ def report(folder: Path, backbone: str, data: Path | None) -> None:
     show(tables, above)
 
 
-def main(argv: Sequence[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"not understood: {' '.join(argv[1:])}")
-    assert RUNS.value is not None  # `run` marks it as required
+def main() -> None:
+    assert RUNS.value is not None  # `start` asks for it
     assert BACKBONE.value is not None  # it has a default
-    try:
+    with exit_status():
         report(Path(RUNS.value), BACKBONE.value, Path(DATA.value).expanduser() if DATA.value else None)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-
-
-def run() -> None:
-    flags.mark_flags_as_required(["runs"])
-    app.run(main)
 
 
 if __name__ == "__main__":
-    run()
+    start(main, "runs")

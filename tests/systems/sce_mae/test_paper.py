@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from scemae_jax.data.sources import OFFICIAL
-from scemae_jax.report import paper, published
-from scemae_jax.report.published import DETECTION, MATCHING, STAGE_1_IMAGES
+from scemae_jax.systems.sce_mae import paper, published
+from scemae_jax.systems.sce_mae.published import DETECTION, MATCHING, STAGE_1_IMAGES
 
 
 def measured(error, deviation=0.5):

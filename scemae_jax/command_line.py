@@ -1,0 +1,68 @@
+"""How every program starts and ends: logging, flags that are needed, and the exit status that says how it ended."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from scemae_jax.data.images import DatasetError
+from scemae_jax.training import loop, processes
+
+DONE, FAILED, STOPPED_EARLY, PREEMPTED = 0, 1, 75, 85
+"""Exit statuses. After the last two the same command goes on: 75 is the time limit, 85 SIGTERM or a lost process."""
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/.", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that is written; made if it is not there.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Show what would be done, and train nothing.")
+STOP_AFTER = flags.DEFINE_float(
+    "stop_after_minutes", None, "Save and stop after so many minutes; the same command goes on later.", lower_bound=0
+)
+
+
+def start(main: Callable[[], None], *needed: str) -> None:
+    """Runs a program that takes flags alone; those `needed` must be given."""
+
+    def flags_alone(argv: Sequence[str]) -> None:
+        if len(argv) > 1:
+            words = " ".join(argv[1:])
+            raise app.UsageError(
+                f"not understood: {words}; flags are --NAME=VALUE, fields of a config --config.a.b=VALUE"
+            )
+        main()
+
+    flags.mark_flags_as_required(needed)
+    logging.set_verbosity(logging.WARNING)
+    app.run(flags_alone)
+
+
+def stop_at(minutes: float | None) -> float | None:
+    """The time (`time.monotonic`) that is so many minutes away."""
+    return None if minutes is None else time.monotonic() + 60 * minutes
+
+
+@contextmanager
+def exit_status() -> Iterator[None]:
+    """Ends the program with the status that an error asks for, and says what happened in a line."""
+    try:
+        yield
+    except processes.OutOfTime as stopped:
+        print(stopped)
+        sys.exit(STOPPED_EARLY)
+    except (processes.Interrupted, processes.PeerLostError) as interrupted:
+        print(interrupted)
+        sys.exit(PREEMPTED)
+    except jax.errors.JaxRuntimeError as error:
+        if not processes.lost_peer(error):
+            raise
+        print(f"{error}\nanother process is lost; run the same command to go on", file=sys.stderr)
+        sys.exit(PREEMPTED)
+    except (DatasetError, ValueError, OSError, ImportError, loop.NonFiniteLossError) as error:
+        logging.debug("where it happened", exc_info=True)
+        print(f"error: {error}\n(--verbosity=1 shows where)", file=sys.stderr)
+        sys.exit(FAILED)
