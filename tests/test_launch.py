@@ -323,7 +323,7 @@ def project(tmp_path):
     """
     fails = "if any(part in ' '.join(sys.argv) for part in os.environ.get('FAILS', '').split()):\n    sys.exit(1)"
     for venv in (".venv", ".venv-compilers"):
-        for program in ("pip", "python", "ruff", "pyright"):
+        for program in ("pip", "python", "ruff", "pyright", "lint-imports"):
             stand_in(tmp_path / venv / "bin" / program, fails)
     for path in [*LAUNCH.glob("*.sh"), *ROOT.glob("requirements*.txt")]:
         copy = tmp_path / path.relative_to(ROOT)
