@@ -384,6 +384,17 @@ def test_unannotated_images_of_test_people_are_left_out_and_counted(run, folder_
     assert (other.num_images, other.left_out) == (6 + 3 + 1, {"test": 2})
 
 
+def test_an_average_of_the_weights_takes_the_place_of_the_last_ones(run, experiment_config, tmp_path):
+    config = experiment_config(pretrain__average=0.5, stages=("pretrain", "export"))
+    assert run(config, tmp_path) == 0
+    trained = stages.SYSTEM.open(config, tmp_path)
+    average, last = trained.trained("pretrain", "state")["average"], trained.trained("pretrain")
+    exported = scemae_jax.load(tmp_path / "export" / "scemae.msgpack").params["encoder"]
+    jax.tree.map(np.testing.assert_array_equal, exported, average["encoder"])
+    far = jax.tree.map(lambda a, b: float(abs(a - b).max()), average["encoder"], last["encoder"])
+    assert max(jax.tree.leaves(far)) > 0
+
+
 def test_export_needs_no_data(run, folder_config, tmp_path):
     config = folder_config(annotated=False, stages=("pretrain",))
     assert run(config, tmp_path / "workdir") == 0
