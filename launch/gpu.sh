@@ -11,7 +11,7 @@
 #              fetches them on a machine of the same Python and processor. No jaxlib: a CPU one hides the GPU
 #   --minutes  when to stop; the sizes share what is left
 #   --sizes    of the config, which takes a size
-#   --suite    first measures agreement with the CPU, and speed, of sizes t8, s8 and b8: SIZE.benchmark.json
+#   --suite    first measures agreement with the CPU, and speed, of the sizes (t8, s8, b8): SIZE.benchmark.json
 #   --work     workdirs and prepared data; the same folder again goes on where a run was cut off
 #   --smoke    a few minutes on a CPU instead: a few steps of everything, to see that it works
 # ARGUMENTS go to every run: -- --config.data.synthetic_share=0
@@ -92,11 +92,14 @@ trap '[ -z "$child" ] || { kill "$child" && wait "$child"; } 2>/dev/null; collec
 if [ -n "$suite" ]; then
   for size in "${networks[@]}"; do
     encoder=${size%8} && [ -n "$smoke" ] || benchmark=(--seconds=0.5 --encoder="${encoder^^}/8")
-    run "$python" -m benchmarks --suite agreement,pretrain,refine,input --dtype=bfloat16 "${benchmark[@]}" \
+    run timeout $((minutes * 60 - SECONDS)) "$python" -m benchmarks --suite agreement,pretrain,refine,input --dtype=bfloat16 "${benchmark[@]}" \
       --output "$out/$size.benchmark.json" || failed "$size: the benchmark ended early" $?
   done
 fi
 plan() { # seconds for a short run, seconds to plan for: writes how many steps of stage 1 fit to $workdir.steps
+  rm -rf "$workdir.speed" "$workdir.steps"
+  # The first prepares the data, so that it is not timed.
+  train "$workdir.speed" "$1" --dry_run "${tiny[@]}" "${arguments[@]}" --config.stages="('pretrain',)" || return 1
   train "$workdir.speed" "$1" --config.pretrain.steps=300 --config.pretrain.log_every=100 "${tiny[@]}" \
     "${arguments[@]}" --config.stages="('pretrain',)" || [ $? -eq 75 ] || return 1
   "$python" - "$workdir" "$2" <<'PY'
@@ -106,6 +109,7 @@ speed = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["images
 batch = json.loads((run / "config.json").read_text())["pretrain"]["batch_size"]
 pathlib.Path(f"{sys.argv[1]}.steps").write_text(str(max(100, int(seconds * speed / batch))))
 PY
+  echo "$planned" >"$workdir.plan"
 }
 left=${#networks[@]}
 for size in "${networks[@]}"; do
@@ -114,7 +118,8 @@ for size in "${networks[@]}"; do
   [ "$share" -gt 0 ] || { failed "$size: no time is left for it" 75; continue; }
   run "$python" -m scemae_jax.first_step --config "$config:$size" --config.data.root="$data" \
     "${tiny[@]}" "${arguments[@]}" || { failed "$size: not even one step of training runs" $?; continue; }
-  [ -e "$workdir.steps" ] || plan $((share / 5)) $((share / 2)) ||
+  planned="$minutes $config $data ${networks[*]} ${arguments[*]}" # a plan of other words is made anew, unless it trains
+  { [ -e "$workdir.steps" ] && { [ ! -e "$workdir.plan" ] || [ "$(cat "$workdir.plan")" = "$planned" ] || [ -e "$workdir/checkpoints" ]; }; } || plan $((share / 5)) $((share / 2)) ||
     { failed "$size: its speed could not be measured" 1; continue; }
   settings=(--config.pretrain.steps="$(cat "$workdir.steps")" "${tiny[@]}" "${arguments[@]}") ended=0
   train "$workdir" $((stop > SECONDS ? stop - SECONDS : 0)) "${settings[@]}" || ended=$?

@@ -7,7 +7,8 @@
 # NFS is a Filestore share in the slice's network; all workers mount it on /mnt/scemae, and data and workdir are there
 # (no bucket: a checkpoint is a folder that is renamed). VERSION is v2-alpha-tpuv6e for v6e, v2-alpha-tpuv5 for v5p;
 # SPOT= asks for a slice that is not taken away. After a preemption run the same command again: it makes the slice anew
-# and goes on from the checkpoint. Delete the slice at the end, as the last line says.
+# and goes on from the checkpoint. Ctrl-C here leaves the run going; the same command ends it, saved, and goes on with it.
+# Delete the slice at the end, as the last line says.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${ZONE:?set it to the zone of the slice, as us-west4-a}" "${NFS:?set it to the share, as 10.0.0.2:/share}"
@@ -34,7 +35,7 @@ gcloud compute tpus tpu-vm scp "$archive" "$name:scemae.tar.gz" --zone "$ZONE" -
 all "pkill -TERM -f '[s]cemae_jax.main'; while pgrep -f '[s]cemae_jax.main' >/dev/null; do sleep 1; done; set -e
 mountpoint -q /mnt/scemae || { sudo apt-get -qq update && sudo apt-get -qq install -y nfs-common &&
   sudo mkdir -p /mnt/scemae && sudo mount -t nfs $NFS /mnt/scemae && sudo chmod a+rwxt /mnt/scemae; }
-mkdir -p scemae && cd scemae && tar -xzf ../scemae.tar.gz && python3 -m pip install --quiet --user uv
+rm -rf scemae && mkdir scemae && cd scemae && tar -xzf ../scemae.tar.gz && python3 -m pip install --quiet --user uv
 [ -x ../venv/bin/python ] || ~/.local/bin/uv venv --quiet --python 3.11 ../venv
 ~/.local/bin/uv pip install --quiet --python ../venv/bin/python -r requirements.txt 'jax[tpu]'"
 status=0

@@ -9,20 +9,12 @@ from contextlib import contextmanager
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from scemae_jax.data.images import DatasetError
 from scemae_jax.training import loop, processes
 
 DONE, FAILED, STOPPED_EARLY, PREEMPTED = 0, 1, 75, 85
 """Exit statuses. After the last two the same command goes on: 75 is the time limit, 85 SIGTERM or a lost process."""
-
-CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment: a file in configs/.", lock_config=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder for everything that is written; made if it is not there.")
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "Show what would be done, and train nothing.")
-STOP_AFTER = flags.DEFINE_float(
-    "stop_after_minutes", None, "Save and stop after so many minutes; the same command goes on later.", lower_bound=0
-)
 
 
 def start(main: Callable[[], None], *needed: str) -> None:

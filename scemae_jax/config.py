@@ -196,9 +196,13 @@ def config_hash(config: Config) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
 
 
+ADDED = {"system": "sce_mae", "pretrain.average": 0.0}
+"""Fields that runs of earlier versions lack, with the value that says what those runs did."""
+
+
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """One line for each field in which two plain configs differ, the `RUNTIME_FIELDS` apart."""
-    there, here = dict(leaves(old)), dict(leaves(new))
+    there, here = ADDED | dict(leaves(old)), ADDED | dict(leaves(new))
     return [
         f"config.{path}: {there.get(path)!r} there, {here.get(path)!r} now"
         for path in sorted(there.keys() | here.keys())

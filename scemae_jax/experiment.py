@@ -42,7 +42,10 @@ class Stage:
     builds_on: tuple[str, ...] = ()
     """Earlier stages; when one of them runs, what this stage found before is outdated."""
     trains: bool = False
-    """Its result is weights. They are never trained anew in the same workdir, so outdated ones are an error."""
+    """Its result is weights, so outdated ones are an error: they are not trained anew for another network.
+
+    Unless it `measures` too, data that change before it has finished are an error as well.
+    """
     distributed: bool = False
     """All processes take part; otherwise the first one works alone."""
     measures: bool = False
@@ -152,7 +155,7 @@ class Experiment:
         )
 
     def faces(self, *splits: str) -> Faces:
-        """Annotated faces of the dataset's splits; none if it lacks them all.
+        """Faces with landmarks of the dataset's splits; none if it lacks them all.
 
         Faces that lack some of their landmarks are left out, with a warning.
         """
@@ -299,8 +302,10 @@ def check_batches(experiment: Experiment) -> None:
     finished, config = experiment.results(), experiment.config
     for stage in experiment.system.stages:
         if stage.distributed and stage.name in config.stages and stage.name not in finished:
-            settings = config[stage.name]
-            loop.check_batch(stage.name, settings.batch_size, settings.accumulate, experiment.mesh)
+            settings = config.get(stage.name, {})
+            if "batch_size" in settings:
+                accumulate = settings.get("accumulate", 1)
+                loop.check_batch(stage.name, settings["batch_size"], accumulate, experiment.mesh)
 
 
 def begin(experiment: Experiment) -> dict[str, Any]:
@@ -334,7 +339,8 @@ def begin(experiment: Experiment) -> dict[str, Any]:
             )
         del results[stage.name]
         forget_progress(experiment, stage)
-    training = [stage for stage in stages if stage.distributed and asked(stage) and stage.name not in results]
+    pending = [stage for stage in stages if asked(stage) and stage.name not in results]
+    training = [stage for stage in pending if stage.trains and not stage.measures]
     for stage in training:
         if has_progress(experiment, stage) and changed(stage):
             raise ValueError(

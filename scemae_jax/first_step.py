@@ -18,11 +18,12 @@ from absl import logging
 from jax.sharding import Mesh
 
 from scemae_jax import config as configuration
-from scemae_jax.command_line import CONFIG, exit_status, start
+from scemae_jax.command_line import exit_status, start
 from scemae_jax.config import Config
 from scemae_jax.data.pipeline import Batches, index_batches
-from scemae_jax.systems import system_of
+from scemae_jax.run_flags import CONFIG
 from scemae_jax.systems.sce_mae import pretrain, refine
+from scemae_jax.systems.sce_mae.stages import SYSTEM
 from scemae_jax.training import loop, sharding
 from scemae_jax.training.feed import Input
 from scemae_jax.training.metrics import NEVER
@@ -63,7 +64,9 @@ def first_step(config: Config, stage: str, mesh: Mesh) -> float:
 def main() -> None:
     config = CONFIG.value
     with exit_status():
-        system_of(config).check_config(config)
+        if config.get("system") != SYSTEM.name:
+            raise ValueError(f"config.system is {config.get('system')!r}: the first step is of sce_mae alone")
+        SYSTEM.check_config(config)
         mesh = sharding.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
         for stage in ("pretrain", "refine"):
             loop.check_batch(stage, config[stage].batch_size, config[stage].accumulate, mesh)

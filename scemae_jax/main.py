@@ -8,9 +8,9 @@ off goes on from its last checkpoint: run the same command again.
   python -m scemae_jax.main --config configs/folder.py --config.data.root=FOLDER --workdir runs/mine
   python -m scemae_jax.main --config configs/ytf68.py:t8 --workdir runs/t8 --config.refine.temperature=0.2
 
-Every field of the config can be set so; scemae_jax/config.py says what each means. Several processes (a TPU pod, GPUs
-of several machines) run the same command with --distributed, or with --coordinator, --num_processes and --process_id
-where nothing else tells them; launch/ has scripts that do it.
+Every field of the config can be set so; scemae_jax/config.py and scemae_jax/systems/sce_mae/settings.py say what each
+means. Several processes (a TPU pod, GPUs of several machines) run the same command with --distributed, or with
+--coordinator, --num_processes and --process_id where nothing else tells them; launch/ has files that do it.
 
 Exit status: 0 done, 1 error, 75 stopped at --stop_after_minutes and 85 stopped by SIGTERM, both with everything saved;
 85 also where another process of the run was lost.
@@ -23,15 +23,16 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from scemae_jax import command_line, experiment
+from scemae_jax import experiment, run_flags
 from scemae_jax.allocator import restart_keeping_freed_memory
-from scemae_jax.command_line import CONFIG, DRY_RUN, STOP_AFTER, WORKDIR, exit_status, start, stop_at
+from scemae_jax.command_line import exit_status, start, stop_at
 from scemae_jax.experiment import Experiment
 from scemae_jax.report.table import print_results
+from scemae_jax.run_flags import CONFIG, DRY_RUN, STOP_AFTER, WORKDIR
 from scemae_jax.systems import system_of
 from scemae_jax.training import processes
 
-flags.adopt_module_key_flags(command_line)
+flags.adopt_module_key_flags(run_flags)
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of the run, found by themselves.")
 COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of the first process, where they are not.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "How many processes the run has; with --coordinator.")
@@ -52,11 +53,12 @@ def dry_run(run: Experiment) -> None:
 
 def main() -> None:
     assert WORKDIR.value is not None  # `start` asks for it
+    limit = stop_at(STOP_AFTER.value)
     with exit_status():
-        run = system_of(CONFIG.value).open(CONFIG.value, Path(WORKDIR.value), stop_at(STOP_AFTER.value))
         if DISTRIBUTED.value or COORDINATOR.value:
             processes.join(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
         processes.handle_sigterm()
+        run = system_of(CONFIG.value).open(CONFIG.value, Path(WORKDIR.value), limit)
         run.system.check_config(run.config)
         if DRY_RUN.value:
             dry_run(run)

@@ -36,22 +36,23 @@ import jax
 from absl import flags, logging
 from matplotlib.figure import Figure
 
-from scemae_jax import command_line, experiment
 from scemae_jax import config as configuration
+from scemae_jax import experiment, run_flags
 from scemae_jax.allocator import restart_keeping_freed_memory
-from scemae_jax.command_line import CONFIG, DONE, DRY_RUN, FAILED, STOP_AFTER, WORKDIR, exit_status, start, stop_at
+from scemae_jax.command_line import DONE, FAILED, exit_status, start, stop_at
 from scemae_jax.config import Config, leaves
 from scemae_jax.experiment import read_results
 from scemae_jax.model_file import save_model
 from scemae_jax.report import figures
 from scemae_jax.report.table import matching_forms, pairs_of
+from scemae_jax.run_flags import CONFIG, DRY_RUN, STOP_AFTER, WORKDIR
 from scemae_jax.systems import system_of
 from scemae_jax.systems.sce_mae import settings
 from scemae_jax.systems.sce_mae.networks import SceMae
 from scemae_jax.systems.sce_mae.stages import MEASURED, SYSTEM
 from scemae_jax.training import processes
 
-flags.adopt_module_key_flags(command_line)
+flags.adopt_module_key_flags(run_flags)
 SWEEP = flags.DEFINE_string("sweep", None, "The points to run: a file in configs/sweeps/.")
 SEEDS = flags.DEFINE_list("seeds", None, "Seeds, as in 0,1,2, instead of those of the sweep file.")
 
@@ -430,6 +431,8 @@ def main() -> None:
     config, workdir = CONFIG.value, Path(str(WORKDIR.value))  # `start` asks for them
     processes.handle_sigterm()
     with exit_status():
+        if config.get("system") != SYSTEM.name:
+            raise ValueError(f"config.system is {config.get('system')!r}: a sweep is of sce_mae alone")
         sweep = load_sweep(Path(str(SWEEP.value)))
         if SEEDS.value is not None:
             sweep = dataclasses.replace(sweep, seeds=parse_seeds(SEEDS.value))

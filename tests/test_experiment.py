@@ -45,11 +45,16 @@ def loss(params, fixed, batch, key):
     near, far = batch["near"], batch["far"]
     errors = params["slope"] * near["x"] - near["y"] + fixed.constants
     pull = params["level"] - fixed.state["mean"]
-    return (errors**2).mean() + (pull**2).mean(), {"mean_of_far": far["y"].mean(), "pull": jnp.abs(pull).mean()}
+    seen = {"mean_of_far": far["y"].mean(), "sum_of_near": near["y"].sum(), "pull": jnp.abs(pull).mean()}
+    return (errors**2).mean() + (pull**2).mean(), seen
 
 
 def next_state(state, params, outputs):
-    return {"mean": 0.9 * state["mean"] + 0.1 * outputs["mean_of_far"]}
+    return {
+        "mean": 0.9 * state["mean"] + 0.1 * outputs["mean_of_far"],
+        "total": state["total"] + outputs["sum_of_near"] ** 2,
+        "steps": state["steps"] + 1,
+    }
 
 
 def fit(experiment):
@@ -59,14 +64,16 @@ def fit(experiment):
             name="fit", loss=loss, outputs=("pull",), params={"slope": jnp.zeros(1), "level": jnp.zeros(1)},
             constants=jnp.zeros(()), inputs={"near": points(0.0, 0), "far": points(5.0, 1)},
             optimizer=optax.sgd(0.1), schedule=lambda step: 0.1, steps=settings.steps, log_every=10,
-            checkpoint_every=7, seed=0, state={"mean": jnp.zeros(())}, next_state=next_state,
+            checkpoint_every=7, seed=0, state=dict.fromkeys(("mean", "total", "steps"), jnp.zeros(())),
+            next_state=next_state,
         )
     )
 
 
 def measure(experiment):
     params, state = experiment.trained("fit"), experiment.trained("fit", "state")
-    return {"slope": float(params["slope"][0]), "level": float(params["level"][0]), "mean": float(state["mean"])}
+    found = {"slope": float(params["slope"][0]), "level": float(params["level"][0])}
+    return found | {name: float(value) for name, value in state.items()}
 
 
 def get_config():
@@ -109,12 +116,15 @@ def test_a_system_of_two_stages_two_inputs_and_a_state_is_one_file(toy, tmp_path
     assert status == 0, said
     found = json.loads((tmp_path / "whole" / "results.json").read_text())
     assert found["fit"]["images_seen"] == 200 * 16
+    assert found["measure"]["steps"] == 200
     assert found["measure"]["slope"] == pytest.approx(3, abs=0.01)
     # All 16 points of "far" have the mean 5, batches of 8 about that; the level follows the state.
     assert found["measure"]["mean"] == pytest.approx(5, abs=0.5)
     assert found["measure"]["level"] == pytest.approx(found["measure"]["mean"], abs=0.5)
 
-    # Stopped before its second step and taken up again: inputs and state go on, to the bit.
+    # Stopped after its first and its second step and taken up again: inputs and state go on, to the bit. The state has
+    # sums over all steps, which a state that began anew would not have.
+    assert toy(tmp_path / "cut", "--stop_after_minutes=0")[0] == 75
     assert toy(tmp_path / "cut", "--stop_after_minutes=0")[0] == 75
     assert toy(tmp_path / "cut")[0] == 0
     cut = json.loads((tmp_path / "cut" / "results.json").read_text())
@@ -126,6 +136,9 @@ def test_a_system_that_is_not_there_is_said(toy, tmp_path):
     status, said = toy(tmp_path / "none", "--config.system=nobody")
     assert status == 1
     assert "config.system is 'nobody': choose sce_mae, or name a module that has a SYSTEM" in said
+    status, said = toy(tmp_path / "none", "--config.system=no.body")
+    assert status == 1
+    assert "config.system is 'no.body'" in said
     status, said = toy(tmp_path / "none", "--config.stages=('measure','fit')")
     assert status == 1
     assert "the order is fit, measure, each once" in said

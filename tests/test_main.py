@@ -326,7 +326,7 @@ def test_a_folder_without_annotations_trains_and_says_what_it_cannot_do(run, fol
     config = folder_config(annotated=False, stages=("pretrain", "refine", "export"))
     assert run(config, tmp_path / "workdir") == 0
     assert scemae_jax.load(tmp_path / "workdir" / "export" / "scemae.msgpack").refined
-    config.stages = configuration.STAGES
+    config.stages = tuple(stages.SYSTEM.by_name)
     assert run(config, tmp_path / "workdir") == 0
     results = json.loads((tmp_path / "workdir" / "results.json").read_text())
     assert results["match"]["skipped"].startswith("0 annotated faces in split test, and two make a pair; of the people")

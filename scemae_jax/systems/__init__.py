@@ -13,12 +13,13 @@ def system_of(config: Config) -> System:
     Raises:
       ValueError: there is neither.
     """
-    name = config.system
-    if importlib.util.find_spec(f"{__name__}.{name}"):
+    name = config.get("system", "")
+    here = "." not in name and importlib.util.find_spec(f"{__name__}.{name}") if name else None
+    if here:
         return importlib.import_module(f"{__name__}.{name}.stages").SYSTEM
     try:
-        return importlib.import_module(name).SYSTEM
+        return importlib.import_module(name or " ").SYSTEM
     except ModuleNotFoundError as error:
-        if error.name != name:
+        if not name.startswith(error.name or " ") and name:
             raise  # the module is there, and something that it imports is not
         raise ValueError(f"config.system is {name!r}: choose sce_mae, or name a module that has a SYSTEM") from error

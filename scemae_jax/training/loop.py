@@ -68,7 +68,11 @@ class Task:
     loss: LossFn
     """(params, fixed, batch, key) -> (loss, outputs); traced once."""
     outputs: tuple[str, ...]
-    """Those outputs of the loss that are scalars to average into the metrics; `next_state` sees all."""
+    """Those outputs of the loss that are scalars to average into the metrics.
+
+    `next_state` sees all outputs. Where a batch is computed in parts (`accumulate`), it sees their mean over the parts,
+    so let them be means, too.
+    """
     params: Any
     """Initial parameters."""
     constants: Any

@@ -55,7 +55,7 @@ def config_of(size):
         config.model.encoder = "XXS/8"
         config.model.decoder_width, config.model.decoder_depth, config.model.decoder_heads = 32, 1, 2
     else:
-        configuration.paper_network(config, size)
+        settings.paper_network(config, size)
     return config
 
 

@@ -12,6 +12,7 @@ from scipy import stats
 from scemae_jax import fit_detector
 from scemae_jax.data.record import Faces
 from scemae_jax.evaluation import detection
+from scemae_jax.evaluation.few_annotations import features_and_head, summarise
 from scemae_jax.faces.frame import FRAME
 from scemae_jax.model import Model, as_square_images
 from scemae_jax.models.convnet import ConvNet
@@ -173,7 +174,7 @@ def test_rows_of_all_methods_and_how_they_are_summarised(tmp_path):
         (count, seed, method) for count in (2, 4) for seed in (0, 1) for method in methods
     }
     assert all(np.isfinite(row["error"]) for row in rows)
-    found = few_annotations.summarise(rows, 5)
+    found = summarise(rows, 5)
     errors = [row["error"] for row in rows if row["method"] == "brightness, plain" and row["count"] == 4]
     assert found["brightness, plain"]["4"] == {
         "error": pytest.approx(sum(errors) / 2), "deviation": pytest.approx(abs(errors[0] - errors[1]) / 2**0.5),
@@ -210,12 +211,12 @@ def test_an_interrupted_run_goes_on_from_its_rows(tmp_path):
 def test_only_the_heads_asked_for_are_trained(tmp_path, head):
     rows = protocol(settings(counts=(4,), seeds=1, heads=(head,)), baseline=False).run(tmp_path / "rows.jsonl")
     (method,) = {row["method"] for row in rows} - {"mean shape"}
-    assert few_annotations.features_and_head(method) == ("brightness", head)
+    assert features_and_head(method) == ("brightness", head)
     assert few_annotations.method_name("brightness", head) == method
 
 
 def test_methods_without_a_head_on_features_have_none():
-    assert few_annotations.features_and_head("network from scratch") == ("network from scratch", "")
+    assert features_and_head("network from scratch") == ("network from scratch", "")
 
 
 def test_weight_decay_weighs_at_any_number_of_landmarks_as_at_five():
