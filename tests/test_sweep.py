@@ -20,6 +20,7 @@ from scemae_jax import experiment, sweep
 from scemae_jax.model_file import load
 from scemae_jax.systems.sce_mae import stages
 from scemae_jax.training import processes
+from scemae_jax.training.checkpoints import newest_step, restore_part
 from scemae_jax.training.metrics import read_metrics
 
 SWEEPS = sorted((ROOT / "configs" / "sweeps").glob("*.py"))

@@ -39,7 +39,7 @@ def test_planted_features_are_found_at_their_pixels():
     queries = np.array([[0, 0], [95, 95], [3, 60], [40, 41]])
     places = np.array([[95, 0], [17, 23], [60, 3], [0, 95]])
     other[places[:, 1], places[:, 0]] = 0.01 * reference[queries[:, 1], queries[:, 0]]
-    found = correspondence.predict_matches(reference, other, jnp.asarray(queries + 0.3, jnp.float32))
+    found = correspondence.predict_matches(reference, other, jnp.asarray(queries + 0.3, jnp.float32), 96)
     np.testing.assert_array_equal(found, places)
 
 
@@ -48,7 +48,7 @@ def test_matches_are_the_best_pixels_of_a_brute_force(side, other_side):
     rng = np.random.default_rng(side)
     reference, other = rng.normal(size=(side, side, 5)), rng.normal(size=(other_side, other_side, 5))
     queries = np.concatenate([rng.uniform(0, 95, (20, 2)), [[-7, 50], [120, 99]]])  # two outside: clipped
-    found = np.asarray(correspondence.predict_matches(*map(jnp.float32, (reference, other, queries)))).astype(int)
+    found = np.asarray(correspondence.predict_matches(*map(jnp.float32, (reference, other, queries)), 96)).astype(int)
 
     wide = [upsampled_to_window(m) for m in (reference, other)]
     wide = [m / np.linalg.norm(m, axis=-1, keepdims=True) for m in wide]
