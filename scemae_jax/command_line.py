@@ -56,5 +56,5 @@ def exit_status() -> Iterator[None]:
         sys.exit(PREEMPTED)
     except (DatasetError, ValueError, OSError, ImportError, loop.NonFiniteLossError) as error:
         logging.debug("where it happened", exc_info=True)
-        print(f"error: {error}\n(--verbosity=1 shows where)", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(FAILED)

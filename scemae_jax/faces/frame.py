@@ -22,7 +22,7 @@ class Frame:
     """The square that faces lie in, and the window in its centre that networks look at.
 
     Raises:
-      ValueError: the window is empty, larger than the square, or not in its middle to the pixel.
+      ValueError: the window is empty, or larger than the square.
     """
 
     image_size: int = 136
@@ -34,11 +34,6 @@ class Frame:
         if not 0 < self.window <= self.image_size:
             raise ValueError(
                 f"window is {self.window} and image_size {self.image_size}: choose a window from 1 to the image's size"
-            )
-        if (self.image_size - self.window) % 2:
-            raise ValueError(
-                f"window is {self.window} and image_size {self.image_size}: choose both even or both odd, so that the "
-                "window is in the middle, also of a mirrored image"
             )
 
     @property
