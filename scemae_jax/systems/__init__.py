@@ -14,12 +14,18 @@ def system_of(config: Config) -> System:
       ValueError: there is neither.
     """
     name = config.get("system", "")
-    here = "." not in name and importlib.util.find_spec(f"{__name__}.{name}") if name else None
-    if here:
-        return importlib.import_module(f"{__name__}.{name}.stages").SYSTEM
+    parts = name.split(".")
+    unknown = f"config.system is {name!r}: choose sce_mae, or name a module that has a SYSTEM"
+    if not name:
+        raise ValueError(unknown)
+    if len(parts) == 1 and importlib.util.find_spec(f"{__name__}.{name}"):
+        name = f"{__name__}.{name}.stages"
     try:
-        return importlib.import_module(name or " ").SYSTEM
+        module = importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if not name.startswith(error.name or " ") and name:
+        if error.name not in [".".join(parts[: count + 1]) for count in range(len(parts))]:
             raise  # the module is there, and something that it imports is not
-        raise ValueError(f"config.system is {name!r}: choose sce_mae, or name a module that has a SYSTEM") from error
+        raise ValueError(unknown) from error
+    if not hasattr(module, "SYSTEM"):
+        raise ValueError(unknown)
+    return module.SYSTEM
