@@ -91,7 +91,8 @@ def training(*, batch_size: int, learning_rate: float, betas: tuple[float, float
     stage.learning_rate = learning_rate
     stage.betas = betas
     stage.weight_decay = 0.05
-    stage.warmup = warmup  # share of the steps
+    stage.warmup = warmup  # share of the steps, at the start
+    stage.decay = 1.0  # share of the steps, at the end, in which the rate falls to zero; 0: it never does
     stage.clip = 0.0  # of the gradient's norm; 0: none
     stage.accumulate = 1  # parts of a batch that are computed one after the other
     stage.steps_per_dispatch = 1  # steps the devices take for each word of the host
@@ -161,6 +162,9 @@ def check_choices(config: Config, choices: Mapping[str, tuple[Any, ...]]) -> Non
 
 def check_training(config: Config, stage: str) -> None:
     """Raises ValueError where a field of a stage that trains (`training`) does not fit."""
+    for name in ("warmup", "decay"):
+        if not 0 <= config[stage][name] <= 1:
+            raise ValueError(f"config.{stage}.{name} is {config[stage][name]}: choose a share from 0 to 1")
     for name in ("accumulate", "steps_per_dispatch"):
         if config[stage][name] < 1:
             raise ValueError(f"config.{stage}.{name} is {config[stage][name]}: choose 1 or more")
@@ -196,7 +200,7 @@ def config_hash(config: Config) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
 
 
-ADDED = {"system": "sce_mae", "pretrain.average": 0.0}
+ADDED = {"system": "sce_mae", "pretrain.average": 0.0, "pretrain.decay": 1.0, "refine.decay": 1.0}
 """Fields that runs of earlier versions lack, with the value that says what those runs did."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -18,12 +19,21 @@ def decays(params: Any) -> Any:
 def learning_rate(config: Config, steps: int) -> optax.Schedule:
     """Linear warm-up from zero over `config.warmup` (a share of the steps), then a cosine down to zero.
 
-    Without warm-up (0) the first step has the full rate; any other share warms up for a step at least.
+    Without warm-up (0) the first step has the full rate; any other share warms up for a step at least. With a
+    `config.decay` below 1 the rate stays constant until the last such share of the steps, in which it falls as the
+    cosine does; with 0 it never falls (warm-up, stable, decay: Hu et al. 2024).
     """
-    if not config.warmup:
-        return optax.cosine_decay_schedule(config.learning_rate, steps)
-    warmup = max(1, round(config.warmup * steps))
-    return optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, max(steps, warmup + 1))
+    warmup = max(1, round(config.warmup * steps)) if config.warmup else 0
+    decay = config.get("decay", 1.0)
+    falls_at = max(warmup, steps - round(decay * steps))
+    parts = [
+        (0, optax.linear_schedule(0.0, config.learning_rate, warmup)),
+        (warmup, optax.constant_schedule(config.learning_rate)),
+        (falls_at, optax.cosine_decay_schedule(config.learning_rate, max(steps - falls_at, 1))),
+    ]
+    ends = [*(start for start, _ in parts[1:]), math.inf]
+    used = [(start, part) for (start, part), end in zip(parts, ends, strict=True) if start < min(end, steps)]
+    return optax.join_schedules([part for _, part in used], [start for start, _ in used[1:]])
 
 
 def adamw(config: Config, steps: int) -> optax.GradientTransformation:

@@ -49,6 +49,17 @@ def test_without_warm_up_the_first_step_has_the_full_rate():
     np.testing.assert_allclose(optimizer.learning_rate(config(warmup=0.0), 1)(0), 0.1, rtol=1e-6)
 
 
+def test_the_rate_stays_until_the_decay_and_falls_as_the_cosine_does():
+    schedule = optimizer.learning_rate(config(decay=0.5), STEPS)
+    expected = [0.1 * step / 4 for step in range(4)] + [0.1] * 6
+    expected += [0.05 * (1 + np.cos(np.pi * step / 10)) for step in range(11)]
+    np.testing.assert_allclose([schedule(step) for step in range(STEPS + 1)], expected, atol=1e-7)
+    forever = optimizer.learning_rate(config(decay=0.0), STEPS)
+    np.testing.assert_allclose([forever(step) for step in (4, STEPS, 10 * STEPS)], 0.1, rtol=1e-6)
+    one = optimizer.learning_rate(config(decay=0.5, warmup=0.0), 1)
+    assert one(0) == np.float32(0.1)
+
+
 def as_torch(params):
     return {(a, b): torch.nn.Parameter(torch.tensor(v)) for a, part in params.items() for b, v in part.items()}
 
