@@ -1,0 +1,37 @@
+"""Cross-entropies of pixels: with hard labels or soft ones, all classes the same or rare ones more."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Integer, Num
+
+
+def class_weights(pixels: Int[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
+    """A weight for each class, by `1 / sqrt(its share of the pixels)`; 1 on the average over pixels.
+
+    Args:
+      pixels: how many each class has. One without any has the weight 0.
+    """
+    share = pixels / pixels.sum()
+    weights = np.divide(1, np.sqrt(share), out=np.zeros(len(share)), where=share > 0)
+    return weights / (share * weights).sum()
+
+
+def cross_entropy(
+    logits: Float[Array, "b h w k"], labels: Integer[Array, "b h w"], weights: Num[Array, " k"] | None = None
+) -> Float[Array, ""]:
+    """Mean over the pixels whose label is a class; with `weights`, the mean that these give. 0 where there is none."""
+    one_hot = jax.nn.one_hot(labels, logits.shape[-1])
+    weight = one_hot.sum(axis=-1) if weights is None else one_hot @ weights
+    losses = -(one_hot * jax.nn.log_softmax(logits)).sum(axis=-1)
+    return (weight * losses).sum() / jnp.maximum(weight.sum(), 1e-9)
+
+
+def soft_cross_entropy(
+    logits: Float[Array, "b h w k"], probabilities: Float[Array, "b h w k"]
+) -> Float[Array, ""]:
+    """Mean over all pixels, against a distribution at each; no gradient reaches that."""
+    targets = jax.lax.stop_gradient(probabilities)
+    return -(targets * jax.nn.log_softmax(logits)).sum(axis=-1).mean()
