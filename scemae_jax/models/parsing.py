@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -52,6 +53,50 @@ def twice_the_resolution(x: Float[Array, "b h w 4*c"]) -> Float[Array, "b 2*h 2*
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, c // 4)
 
 
+class Parser(nn.Module):
+    """An encoder and the head, which learn together: frozen features leave some points of accuracy."""
+
+    encoder: vit.ViT
+    head: ParsingHead
+
+    def __call__(self, images: Float[Array, "b s s 3"]) -> Parsed:
+        """Of normalised windows of the encoder's size."""
+        tokens = self.encoder(images)[:, 1:]
+        side = images.shape[1] // self.encoder.patch_size
+        return self.head(tokens.reshape(len(images), side, side, -1))
+
+
 def enlarge(maps: Float[Array, "b h w k"], side: tuple[int, int]) -> Float[Array, "b h2 w2 k"]:
     """Bilinear, to (height, width)."""
     return jax.image.resize(maps, (len(maps), *side, maps.shape[-1]), "linear")
+
+
+def in_windows(
+    function: Callable[[Float[Array, "b s s 3"]], Float[Array, "b s s k"]],
+    images: Float[Array, "b h w 3"],
+    window: int,
+) -> Float[Array, "b h w k"]:
+    """What a function gives of windows, slid over larger images: where windows overlap, their mean.
+
+    As few windows as cover the image, evenly spaced; neighbours overlap by a quarter at least.
+
+    Raises:
+      ValueError: an image is smaller than the window.
+    """
+    height, width = images.shape[1:3]
+    if min(height, width) < window:
+        raise ValueError(f"images of {width}x{height} pixels are smaller than the window of {window}: enlarge them")
+    places = [(top, left) for top in _starts(height, window) for left in _starts(width, window)]
+    total, count = jnp.zeros(()), jnp.zeros((height, width, 1))
+    for top, left in places:
+        found = function(images[:, top : top + window, left : left + window])
+        padding = ((0, 0), (top, height - window - top), (left, width - window - left), (0, 0))
+        total += jnp.pad(found, padding)
+        count = count.at[top : top + window, left : left + window].add(1)
+    return total / count
+
+
+def _starts(length: int, window: int) -> list[int]:
+    """Where windows begin along an axis."""
+    gaps = -(-(length - window) // (window - window // 4))
+    return [round(number * (length - window) / gaps) for number in range(gaps + 1)] if gaps else [0]

@@ -32,6 +32,6 @@ def cross_entropy(
 def soft_cross_entropy(
     logits: Float[Array, "b h w k"], probabilities: Float[Array, "b h w k"]
 ) -> Float[Array, ""]:
-    """Mean over all pixels, against a distribution at each; no gradient reaches that."""
+    """Mean over pixels, against a distribution at each, or zeros where nothing is known; no gradient reaches those."""
     targets = jax.lax.stop_gradient(probabilities)
-    return -(targets * jax.nn.log_softmax(logits)).sum(axis=-1).mean()
+    return -(targets * jax.nn.log_softmax(logits)).sum() / jnp.maximum(targets.sum(), 1e-9)

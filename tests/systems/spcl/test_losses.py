@@ -39,6 +39,10 @@ def test_with_soft_labels(drawn):
     targets = np.random.default_rng(1).dirichlet(np.ones(K), logits.shape[:-1]).astype(np.float32)
     expected = torch_cross_entropy(as_torch(logits), as_torch(targets))
     assert float(losses.soft_cross_entropy(logits, targets)) == pytest.approx(float(expected), rel=1e-5)
+    some = targets.copy()
+    some[0] = 0  # nothing is known of the first image
+    expected = torch_cross_entropy(as_torch(logits[1:]), as_torch(targets[1:]))
+    assert float(losses.soft_cross_entropy(logits, some)) == pytest.approx(float(expected), rel=1e-5)
     to_targets = jax.grad(losses.soft_cross_entropy, argnums=1)(logits, targets)
     assert not np.asarray(to_targets).any()
 

@@ -1,0 +1,153 @@
+"""Stage `adapt`: a parser that learnt from labelled source images learns from unlabelled target images too.
+
+What is learnt from them is a choice of settings: labels by a teacher or made once, their cross-entropy, and SPCL's
+contrast of pixels with semantic prototypes (Xie et al., arXiv 2111.12358).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Integer
+
+from scemae_jax.config import Config
+from scemae_jax.data import augment
+from scemae_jax.faces.parts import IGNORED
+from scemae_jax.models.parsing import Parsed, enlarge
+from scemae_jax.ops import prototypes
+from scemae_jax.systems.spcl import losses, pseudo_labels
+from scemae_jax.systems.spcl.networks import ParsingNetwork
+from scemae_jax.systems.spcl.views import strengthen
+from scemae_jax.training import loop
+from scemae_jax.training.feed import Input
+
+
+class Target(NamedTuple):
+    """Target images as the student sees them, and what it is to say of each pixel."""
+
+    images: Float[Array, "b s s 3"]
+    probabilities: Float[Array, "b s s k"]
+    """Zeros where nothing is known."""
+
+
+def at_feature_size(labels: Integer[Array, "b s s"], features: Float[Array, "b f f c"]) -> Integer[Array, "b f f"]:
+    """The nearest label of each feature."""
+    step = labels.shape[1] // features.shape[1]
+    return labels[:, step // 2 :: step, step // 2 :: step]
+
+
+def task(
+    config: Config,
+    network: ParsingNetwork,
+    params: Any,
+    source: Input,
+    target: Input,
+    *,
+    weights: np.ndarray,
+    start: np.ndarray,
+    steps: int,
+) -> loop.Task:
+    """The adaptation task.
+
+    Args:
+      config: the whole config, of which `adapt` counts.
+      network: the parser, applied to images in [0, 1].
+      params: those that stage `source` left.
+      source: images and "parts".
+      target: images; with `adapt.labels` of "offline" also "parts", the pseudo-labels.
+      weights: of the classes, in the cross-entropy of source pixels.
+      start: prototypes `[k, c]` to begin with.
+      steps: how many.
+    """
+    settings = config.adapt
+    views, student = ml_collections.FrozenConfigDict(settings.augment), ml_collections.FrozenConfigDict(settings.student)
+    contrast = ml_collections.FrozenConfigDict(settings.contrast)
+    num_classes, window = len(network.parts.names), network.window
+    by_teacher = settings.labels == "teacher"
+
+    def target_of(key: Array, state: Any, batch: dict[str, Array], source: dict[str, Array]) -> Target:
+        mix_key, strong_key = jax.random.split(key)
+        images = batch["image"]
+        if by_teacher:
+            logits = network.apply(state["teacher"], images).logits
+            probabilities = jax.nn.softmax(enlarge(logits, (window, window)))
+        else:
+            probabilities = jax.nn.one_hot(batch["parts"], num_classes)
+        if settings.class_mix:
+            pasted = pseudo_labels.class_mix(mix_key, source["parts"], num_classes)[..., None]
+            images = jnp.where(pasted, source["image"], images)
+            probabilities = jnp.where(pasted, jax.nn.one_hot(source["parts"], num_classes), probabilities)
+        return Target(strengthen(strong_key, images, student), jax.lax.stop_gradient(probabilities))
+
+    def loss(params: Any, fixed: loop.Fixed, batch: loop.Batch, key: Array) -> tuple[Array, dict[str, Array]]:
+        source_key, target_key, student_key = jax.random.split(key, 3)
+        source, _ = augment.random_views(source_key, batch["source"], views, window, network.parts)
+        drawn, _ = augment.random_views(target_key, batch["target"], views, window, network.parts)
+        target = target_of(student_key, fixed.state, drawn, source)
+        on_source, on_target = network.apply(params, source["image"]), network.apply(params, target.images)
+        labels = at_feature_size(source["parts"], on_source.features)
+
+        right = on_source.logits.argmax(axis=-1) == labels
+        seen = prototypes.pixel_sums(on_source.features, jnp.where(right, labels, IGNORED), num_classes)
+        moved = prototypes.update(
+            fixed.state["prototypes"], seen, momentum=contrast.momentum, normalise=contrast.unit_prototypes
+        )
+
+        segmentation = losses.cross_entropy(
+            enlarge(on_source.logits, (window, window)) / settings.logit_temperature, source["parts"], weights
+        )
+        total, outputs = segmentation, {"segmentation": segmentation}
+        if settings.target_weight:
+            imitation = losses.soft_cross_entropy(enlarge(on_target.logits, (window, window)), target.probabilities)
+            total, outputs["imitation"] = total + settings.target_weight * imitation, imitation
+        guessed = target.probabilities.argmax(axis=-1)
+        sure = target.probabilities.max(axis=-1) >= contrast.least_confidence
+        guessed = at_feature_size(jnp.where(sure, guessed, IGNORED), on_target.features)
+        if contrast.weight:
+            contrastive = sum(
+                prototypes.contrastive_loss(
+                    parsed.features, of, moved, temperature=contrast.temperature,
+                    class_balanced=contrast.class_balanced,
+                )
+                for parsed, of in ((on_source, labels), (on_target, guessed))
+            )  # fmt: skip
+            total, outputs["contrastive"] = total + contrast.weight * contrastive, contrastive
+        outputs["kept"] = (guessed != IGNORED).mean()
+        outputs["largest_cosine"] = prototypes.largest_cosine(moved)
+        return total, outputs | {"sums": seen.sums, "counts": seen.counts}
+
+    def next_state(state: Any, params: Any, outputs: dict[str, Any]) -> Any:
+        seen = prototypes.ClassSums(outputs["sums"], outputs["counts"])
+        vectors = prototypes.update(
+            state["prototypes"], seen, momentum=contrast.momentum, normalise=contrast.unit_prototypes
+        )
+        steps = state["steps"] + 1
+        decay = jnp.minimum(settings.teacher_decay, 1 - 1 / (steps + 1))
+        teacher = optax.incremental_update(params, state["teacher"], 1 - decay)
+        return {"prototypes": vectors, "teacher": teacher, "steps": steps}
+
+    names = ["segmentation", "kept", "largest_cosine"]
+    names += ["imitation"] * bool(settings.target_weight) + ["contrastive"] * bool(contrast.weight)
+    return loop.Task(
+        name="adapt",
+        loss=loss,
+        outputs=tuple(names),
+        params=params,
+        constants={},
+        state={"prototypes": jnp.asarray(start), "teacher": params, "steps": jnp.zeros((), jnp.int32)},
+        next_state=next_state,
+        inputs={"source": source, "target": target},
+        optimizer=network.optimizer(settings, steps),
+        schedule=network.schedule(settings, steps),
+        steps=steps,
+        log_every=settings.log_every,
+        checkpoint_every=settings.checkpoint_every,
+        seed=config.seed + 1,
+        accumulate=settings.accumulate,
+        steps_per_dispatch=settings.steps_per_dispatch,
+    )
