@@ -1,0 +1,94 @@
+"""The settings of SPCL: the sections of its stages, and the methods that are compared."""
+
+from __future__ import annotations
+
+import ml_collections
+
+from scemae_jax import config as shared
+from scemae_jax.config import Config
+
+METHODS = ("source", "self_training", "spcl", "no_prototypes", "spcl_paper", "oracle")
+
+
+def default() -> Config:
+    """Ours: a teacher's soft labels, ClassMix, and contrast with unit prototypes."""
+    config = shared.base("spcl", ("source", "adapt", "measure", "report", "export"))
+    config.classes = "faces"  # a scheme of scemae_jax.faces.parts or data.class_maps; "": the source's classes.csv
+    config.head_width = 64  # channels of the head's features
+
+    config.source_data = data = ml_collections.ConfigDict()  # labelled images; config.data has the unlabelled target
+    data.dataset = "synthetic_faces"  # or "mask_folder"
+    data.variant = "default"
+    data.root = ""
+    data.splits = ("train",)
+
+    config.source = stage = training(steps=2000, learning_rate=2e-3)
+    stage.adversary = 0.0  # weight of the domain loss against a discriminator of the output; 0: none
+
+    config.adapt = stage = training(steps=1500, learning_rate=1e-3)
+    stage.labels = "teacher"  # the target's: soft, by an average of the weights; "offline": thresholds, made once
+    stage.teacher_decay = 0.999
+    stage.target_weight = 1.0  # of the cross-entropy on the target
+    stage.class_mix = True  # half of the source image's classes are pasted on the target
+    stage.student = student = ml_collections.ConfigDict()  # what the student sees beyond the teacher's view
+    student.jitter = 0.4
+    student.blur = 1.5  # greatest deviation, in pixels
+    stage.contrast = contrast = ml_collections.ConfigDict()
+    contrast.weight = 0.1
+    contrast.temperature = 0.1
+    contrast.momentum = 0.9
+    contrast.unit_prototypes = True
+    contrast.class_balanced = True
+    contrast.least_confidence = 0.0  # target pixels below it do not contrast
+
+    config.self_train = training(steps=500, learning_rate=1e-3)
+
+    config.pseudo_labels = pseudo = ml_collections.ConfigDict()
+    pseudo.most = 0.9  # a class's threshold is the median confidence of its pixels, or this if that is lower
+
+    config.measure = measure = ml_collections.ConfigDict()
+    measure.sets = ()  # folders with masks: "NAME=FOLDER" or "NAME=FOLDER:SPLIT"
+
+    config.report = report = ml_collections.ConfigDict()
+    report.examples = 8
+
+    config.export = export = ml_collections.ConfigDict()
+    export.dtype = "float32"
+    return config
+
+
+def training(*, steps: int, learning_rate: float) -> Config:
+    """The fields of a stage that trains encoder and head."""
+    stage = shared.training(batch_size=32, learning_rate=learning_rate, betas=(0.9, 0.999), warmup=0.05)
+    stage.steps = steps
+    stage.encoder_rate = 0.2  # the encoder's learning rate, as a share of the head's
+    stage.logit_temperature = 1.0  # of the source's cross-entropy
+    stage.augment.jitter = 0.3
+    return stage
+
+
+def choose_method(config: Config, method: str) -> None:
+    """Makes it one of `METHODS`.
+
+    Raises:
+      ValueError: there is no such method.
+    """
+    adapt = config.adapt
+    if method == "source":  # the same number of steps, on source images alone
+        adapt.target_weight = adapt.contrast.weight = 0.0
+    elif method == "self_training":
+        adapt.labels, adapt.class_mix, adapt.contrast.weight = "offline", False, 0.0
+        adapt.student.jitter = adapt.student.blur = 0.0
+    elif method == "no_prototypes":
+        adapt.contrast.weight = 0.0
+    elif method == "spcl_paper":
+        config.stages = ("source", "adapt", "self_train", "measure", "report", "export")
+        config.source.adversary = 0.001
+        config.source.logit_temperature = adapt.logit_temperature = 1.8
+        adapt.labels, adapt.class_mix, adapt.target_weight = "offline", False, 0.0
+        adapt.student.jitter = adapt.student.blur = 0.0
+        contrast = adapt.contrast
+        contrast.weight, contrast.temperature, contrast.momentum = 1.0, 100.0, 0.1
+        contrast.unit_prototypes = contrast.class_balanced = False
+    elif method not in METHODS:
+        raise ValueError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
