@@ -5,21 +5,21 @@
 #     [--config configs/ytf68.py] [--work /tmp/scemae_gpu] [--smoke] [-- ARGUMENTS]
 #
 #   --data     a folder of faces with a landmarks.csv (see README.md)
-#   --out      results, of each size when it ends: SIZE.results.json, SIZE.metrics.jsonl, SIZE.report.html and the model
-#              in parts of 15 MB, SIZE.msgpack.00, ... (join them with cat)
-#   --wheels   wheels of the packages that the machine lacks, as `pip download -d DIR -c requirements.txt PACKAGE ...`
-#              fetches them on a machine of the same Python and processor. No jaxlib: a CPU one hides the GPU
+#   --out      results of each size: SIZE.results.json, SIZE.metrics.jsonl, SIZE.report.html and the model in parts of
+#              15 MB, SIZE.msgpack.00, ... (join them with cat)
+#   --wheels   wheels that the machine lacks, from `pip download -d DIR -c requirements.txt PACKAGE ...` on a machine of
+#              the same Python and processor. No jaxlib: a CPU one hides the GPU
 #   --minutes  when to stop; the sizes share what is left
 #   --sizes    of the config, which takes a size
-#   --suite    first measures agreement with the CPU, and speed, of the sizes (t8, s8, b8): SIZE.benchmark.json
+#   --suite    first measures agreement with the CPU, and speed: SIZE.benchmark.json
 #   --work     workdirs and prepared data; the same folder again goes on where a run was cut off
-#   --smoke    a few minutes on a CPU instead: a few steps of everything, to see that it works
-# ARGUMENTS go to every run: -- --config.data.synthetic_share=0
+#   --smoke    a few steps of everything on a CPU, to see that it works
+#   ARGUMENTS  go to every run: -- --config.data.synthetic_share=0
 #
-# Runs with PYTHON, otherwise with .venv, or with python3 where there are --wheels or no .venv. One real step of each
-# stage comes first, then a short run whose speed says how many steps of stage 1 fit. A size that ends early leaves the
-# model of its newest checkpoint. Exit status: 0 all done, 75 out of time (the same command goes on), 143 stopped by a
-# signal, 2 not understood, otherwise an error.
+# Runs with PYTHON, otherwise with .venv, or with python3 where there are --wheels or no .venv. The first steps of each
+# size say whether it trains here, and how many steps of stage 1 fit into half of its time. A size that ends early leaves
+# the model of its newest checkpoint. Exit status: 0 all done, 75 out of time (the same command goes on), 143 stopped by
+# a signal, 2 wrong arguments, otherwise an error.
 set -euo pipefail
 
 usage() { echo "$1" >&2; exit 2; }
@@ -34,19 +34,17 @@ while [ $# -gt 0 ]; do
     *) usage "not understood: $1 (the first lines of $0 say what is; arguments of the runs follow after --)" ;;
   esac
 done
-arguments=("$@")
 [ -d "$data" ] || usage "--data '$data' is not a folder: name one of faces with a landmarks.csv (see README.md)"
 [ -n "$out" ] || usage '--out is needed: the folder for the results'
 [[ $minutes =~ ^[1-9][0-9]*$ ]] || usage "--minutes $minutes: give a whole number of at least 1"
-read -ra networks <<<"${sizes:-t8 s8}"
-tiny=() benchmark=(--seconds=0.5)
+arguments=("$@")
 if [ -n "$smoke" ]; then
-  work=$work/smoke benchmark=(--encoder=XXS/8 --decoder=32x1x2 --batch_size=4 --seconds=0.02 --repeats=2)
-  read -ra networks <<<"${sizes:-tiny}"
-  tiny=(--config.pretrain.steps=4 --config.pretrain.batch_size=8 --config.pretrain.log_every=2 --config.refine.steps=3
-    --config.refine.batch_size=8 --config.match.max_pairs=2 --config.detect.steps=3 --config.detect.heatmaps=2
-    --config.detect.stride=8 --config.report.examples=2 --config.data.variant=tiny)
+  work=$work/smoke sizes=${sizes:-tiny}
+  arguments=(--config.pretrain.{steps=4,batch_size=8,log_every=2} --config.refine.{steps=3,batch_size=8}
+    --config.match.max_pairs=2 --config.detect.{steps=3,heatmaps=2,stride=8} --config.report.examples=2
+    --config.data.variant=tiny "$@")
 fi
+read -ra sizes <<<"${sizes:-t8 s8}"
 mkdir -p "$out" "$work"
 data=$(realpath "$data") out=$(realpath "$out") work=$(realpath "$work") wheels=${wheels:+$(realpath "$wheels")}
 cd "$(dirname "$0")/.."
@@ -70,7 +68,7 @@ run() { # a command, which a signal to this script ends too
   child='' && return "$ended"
 }
 failed() { # what, its status: an error counts more than a lack of time
-  echo "$1 (status $2)" >&2
+  echo "$size: $1 (status $2)" >&2
   [ "$status" -ne 0 ] && [ "$status" -ne 75 ] || status=$2
 }
 train() { # workdir, seconds, further arguments
@@ -90,44 +88,32 @@ collect() { # what the current size has, to --out
 trap '[ -z "$child" ] || { kill "$child" && wait "$child"; } 2>/dev/null; collect; exit 143' TERM INT HUP
 
 if [ -n "$suite" ]; then
-  for size in "${networks[@]}"; do
-    encoder=${size%8} && [ -n "$smoke" ] || benchmark=(--seconds=0.5 --encoder="${encoder^^}/8")
-    run timeout $((minutes * 60 - SECONDS)) "$python" -m benchmarks --suite agreement,pretrain,refine,input --dtype=bfloat16 "${benchmark[@]}" \
-      --output "$out/$size.benchmark.json" || failed "$size: the benchmark ended early" $?
+  for size in "${sizes[@]}"; do
+    encoder=${size%8} && encoder=(--seconds=0.5 --encoder="${encoder^^}/8")
+    [ -z "$smoke" ] || encoder=(--smoke)
+    run timeout $((minutes * 60 - SECONDS)) "$python" -m benchmarks --suite agreement,pretrain,refine,input \
+      --dtype=bfloat16 "${encoder[@]}" --output "$out/$size.benchmark.json" || failed 'the benchmark ended early' $?
   done
 fi
-plan() { # seconds for a short run, seconds to plan for: writes how many steps of stage 1 fit to $workdir.steps
-  rm -rf "$workdir.speed" "$workdir.steps"
-  # The first prepares the data, so that it is not timed.
-  train "$workdir.speed" "$1" --dry_run "${tiny[@]}" "${arguments[@]}" --config.stages="('pretrain',)" || return 1
-  train "$workdir.speed" "$1" --config.pretrain.steps=300 --config.pretrain.log_every=100 "${tiny[@]}" \
-    "${arguments[@]}" --config.stages="('pretrain',)" || [ $? -eq 75 ] || return 1
-  "$python" - "$workdir" "$2" <<'PY'
-import json, pathlib, sys
-run, seconds = pathlib.Path(f"{sys.argv[1]}.speed"), float(sys.argv[2])
-speed = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["images_per_second"]
-batch = json.loads((run / "config.json").read_text())["pretrain"]["batch_size"]
-pathlib.Path(f"{sys.argv[1]}.steps").write_text(str(max(100, int(seconds * speed / batch))))
-PY
-  echo "$planned" >"$workdir.plan"
-}
-left=${#networks[@]}
-for size in "${networks[@]}"; do
+left=${#sizes[@]}
+for size in "${sizes[@]}"; do
   workdir=$work/$size share=$(((minutes * 60 - SECONDS) / left))
   stop=$((SECONDS + share * 9 / 10)) left=$((left - 1)) # the last tenth is for the export
-  [ "$share" -gt 0 ] || { failed "$size: no time is left for it" 75; continue; }
-  run "$python" -m scemae_jax.first_step --config "$config:$size" --config.data.root="$data" \
-    "${tiny[@]}" "${arguments[@]}" || { failed "$size: not even one step of training runs" $?; continue; }
-  planned="$minutes $config $data ${networks[*]} ${arguments[*]}" # a plan of other words is made anew, unless it trains
-  { [ -e "$workdir.steps" ] && { [ ! -e "$workdir.plan" ] || [ "$(cat "$workdir.plan")" = "$planned" ] || [ -e "$workdir/checkpoints" ]; }; } || plan $((share / 5)) $((share / 2)) ||
-    { failed "$size: its speed could not be measured" 1; continue; }
-  settings=(--config.pretrain.steps="$(cat "$workdir.steps")" "${tiny[@]}" "${arguments[@]}") ended=0
+  [ "$share" -gt 0 ] || { failed 'no time is left for it' 75; continue; }
+  if [ ! -e "$workdir/checkpoints" ]; then # a run that goes on keeps its number of steps
+    run "$python" -m scemae_jax.first_step --config "$config:$size" --config.data.root="$data" "${arguments[@]}" \
+      >"$workdir.first" || { failed 'not even the first steps of training run' $?; continue; }
+    cat "$workdir.first"
+    awk -v time=$((share / 2)) '/ of pretrain / { n = int(time / $(NF - 3)); print (n > 100 ? n : 100) }' \
+      "$workdir.first" >"$workdir.steps"
+  fi
+  settings=(--config.pretrain.steps="$(cat "$workdir.steps")" "${arguments[@]}") ended=0
   train "$workdir" $((stop > SECONDS ? stop - SECONDS : 0)) "${settings[@]}" || ended=$?
   if [ "$ended" -ne 0 ]; then
-    failed "$size: ended before its last stage" "$ended"
+    failed 'ended before its last stage' "$ended"
     ! compgen -G "$workdir/checkpoints/*/[0-9]*" >/dev/null ||
       train "$workdir" $((share / 10)) "${settings[@]}" --config.stages="('export',)" ||
-      failed "$size: its model could not be exported" $?
+      failed 'its model could not be exported' $?
   fi
   collect
 done

@@ -272,7 +272,8 @@ def from_torch(
             obstacle = "its position table is not the sin-cos code, and our decoder has no other"
     if obstacle:
         decoder = {}
-        weights, notes = ({name: d[name] for name in d if not is_of_decoder(name)} for d in (weights, notes))
+        weights = {name: value for name, value in weights.items() if not is_of_decoder(name)}
+        notes = {name: note for name, note in notes.items() if not is_of_decoder(name)}
     taken = {own: note for name, note in notes.items() for own in checkpoint.called(name)}
     left = {
         own: f"the decoder is left out: {obstacle}" if is_of_decoder(name) else "of a classifier, which is not needed"

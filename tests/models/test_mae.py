@@ -80,7 +80,8 @@ def torch_inputs(images, noise):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "normalise", "size"), [(SMALL, True, 2), (SMALL, False, 2), (PAPER, True, 2), (IMAGENET, True, 1)]
+    ("sizes", "normalise", "size"),
+    [(SMALL, True, 2), (SMALL, False, 2), (PAPER, True, 2), pytest.param(IMAGENET, True, 1, marks=pytest.mark.slow)],
 )
 def test_equals_hugging_face(sizes, normalise, size):
     network, model = pair(*sizes, normalise)
@@ -123,7 +124,7 @@ def test_gradients_equal_hugging_face():
         assert error < 1e-3, f"{name}: {error}"
 
 
-@pytest.mark.parametrize("sizes", [SMALL, PAPER, IMAGENET])
+@pytest.mark.parametrize("sizes", [SMALL, PAPER, pytest.param(IMAGENET, marks=pytest.mark.slow)])
 def test_weights_come_back_bit_for_bit(sizes):
     network, model = pair(*sizes)
     back, there = to_torch(model, "huggingface", image_size=sizes[1]), network.state_dict()
