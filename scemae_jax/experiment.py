@@ -1,4 +1,4 @@
-"""An experiment: a config, its workdir, and the stages that a system declares. What is finished is not done again."""
+"""An experiment: a config, its workdir, and the stages that a system declares. Finished stages are skipped."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from scemae_jax.training.feed import Input, open_input
 from scemae_jax.training.metrics import read_metrics
 
 SOME_IMAGES = 256
-"""Of each split, where a part of it is enough: the mean feature of each position, where attentive patches are."""
+"""Images of a split, where a part is enough: for mean features of positions, and for where attentive patches are."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,32 +38,32 @@ class Stage:
 
     name: str
     run: Callable[[Any], dict[str, Any]]
-    """(experiment) -> its result, JSON-able; {"skipped": why} where there was nothing to do."""
+    """(experiment) -> its result, JSON-able; {"skipped": why} if there was nothing to do."""
     builds_on: tuple[str, ...] = ()
-    """Earlier stages; when one of them runs, what this stage found before is outdated."""
+    """Earlier stages. When one of them runs, this stage's old result is outdated."""
     trains: bool = False
-    """Its result is weights, so outdated ones are an error: they are not trained anew for another network.
+    """Its result is weights. An outdated result is then an error: the engine does not train it again by itself.
 
-    Unless it `measures` too, data that change before it has finished are an error as well.
+    Data that change before it has finished are an error too, unless it also `measures`.
     """
     distributed: bool = False
-    """All processes take part; otherwise the first one works alone."""
+    """All processes take part. Otherwise the first works alone."""
     measures: bool = False
-    """Reads annotations, and runs anew when the data have changed."""
+    """Reads annotations; runs again when the data have changed."""
     reads_data: bool = True
     progress: tuple[str, ...] = ()
-    """Patterns below the workdir of what an unfinished run leaves to go on from: files, or folders of numbered ones."""
+    """What an unfinished run leaves to go on from: patterns below the workdir, of files or numbered folders."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class System:
-    """A method: its stages in their order, and what checks and describes its experiments."""
+    """A method: its stages in order, and functions that check and describe its experiments."""
 
     name: str
     stages: tuple[Stage, ...]
     experiment: type[Experiment]
     check: Callable[[Config], None]
-    """Raises ValueError where the config has a mistake, before anything runs."""
+    """Raises ValueError if the config has a mistake; runs before anything else."""
     describe: Callable[[Any], None]
     """Prints what an experiment would do."""
 
@@ -92,7 +92,7 @@ class System:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """One config and its workdir; a system's own class adds the networks of its stages."""
+    """One config and its workdir. A system's subclass adds the networks of its stages."""
 
     config: Config
     workdir: Path
@@ -105,7 +105,7 @@ class Experiment:
         return sharding.make_mesh(data=self.config.mesh.data, fsdp=self.config.mesh.fsdp)
 
     def prepare_data(self) -> None:
-        """Prepares the datasets in the first process while the others wait: all call this at the same place."""
+        """Prepares the datasets in the first process while the others wait. All call this at the same place."""
         failed = None
         if processes.is_first():
             try:
@@ -118,7 +118,7 @@ class Experiment:
 
     @functools.cached_property
     def dataset(self) -> tfds.core.DatasetBuilder:
-        """Opened once: a folder that changes meanwhile does not change the run. Several processes prepare it first."""
+        """Opened once, so that a run sees no changes of a folder. Several processes call `prepare_data` first."""
         return sources.open_dataset(self.config.data)
 
     @functools.cached_property
@@ -127,7 +127,7 @@ class Experiment:
 
     @property
     def data_version(self) -> str:
-        """Name and version of the prepared dataset; that of a folder changes with its files and annotations."""
+        """Name and version of the prepared dataset. A folder's changes with its files and annotations."""
         return self.dataset.info.full_name
 
     @property
@@ -136,9 +136,9 @@ class Experiment:
 
     @property
     def left_out(self) -> dict[str, int]:
-        """Unannotated images that training does not see, by the split that their people are in.
+        """Number of unannotated images that training does not see, by the split of their people.
 
-        Those of `test` are in no split of a folder, those of `validation` in one that the config may name.
+        Those of people in `test` are in no split; those of people in `validation` in one that the config may name.
         """
         metadata, splits = self.dataset.info.metadata or {}, self.dataset.info.splits
         counts, held_out = {"test": metadata.get("num_left_out", 0)}, UNLABELED_VALIDATION
@@ -155,9 +155,9 @@ class Experiment:
         )
 
     def faces(self, *splits: str) -> Faces:
-        """Faces with landmarks of the dataset's splits; none if it lacks them all.
+        """Faces with landmarks of these splits; empty if the dataset has none of the splits.
 
-        Faces that lack some of their landmarks are left out, with a warning.
+        Faces with missing landmarks are left out, with a warning.
         """
         if not set(splits) & set(self.dataset.info.splits):
             return Faces(
@@ -179,7 +179,7 @@ class Experiment:
         return dataclasses.replace(faces, landmarks=faces.landmarks[:, :0])
 
     def train(self, task: loop.Task) -> dict[str, Any]:
-        """Trains a task in the workdir; returns what the stage's result says of it (in the first process)."""
+        """Trains a task in the workdir; returns the stage's result (in the first process)."""
         loop.fit(
             task, workdir=self.workdir, mesh=self.mesh, rules=self.config.mesh.rules, stop_at=self.stop_at
         )  # fmt: skip
@@ -198,7 +198,7 @@ class Experiment:
         }
 
     def trained(self, task: str, part: str = "params") -> Any | None:
-        """What the newest checkpoint of a task holds: its "params", or a part of its "state"; None of no checkpoint.
+        """The "params", or a part of the "state", of a task's newest checkpoint; None if there is no checkpoint.
 
         Read once, and without the optimiser's state.
         """
@@ -215,7 +215,7 @@ class Experiment:
         return {}
 
     def results(self) -> dict[str, Any]:
-        """What the stages that have finished in the workdir found."""
+        """The results of the stages that have finished in the workdir."""
         return read_results(self.workdir)
 
 
@@ -230,7 +230,7 @@ def was_skipped(result: Any) -> bool:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """All or nothing: a run that is cut off leaves the old file."""
+    """Writes all or nothing: a run that is cut off leaves the old file."""
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(content, indent=2) + "\n")
     partial.replace(path)
@@ -239,10 +239,10 @@ def write_json(path: Path, content: Any) -> None:
 def run(experiment: Experiment) -> dict[str, Any]:
     """Runs the stages of the config that have not finished, in order, and returns all results.
 
-    What had finished without a stage that it builds on, and which runs now, is outdated and runs anew. Where the data
-    have changed since (a folder was annotated), stages that measure run anew too.
+    A finished stage is outdated, and runs again, if a stage that it builds on runs now. If the data have changed (a
+    folder was annotated), stages that measure run again too.
 
-    Of several processes all take part in distributed stages; the first one alone does the rest, and writes the results.
+    All processes take part in distributed stages. The first process alone does the rest, and writes the results.
 
     Raises:
       ValueError: the workdir is of another config, a stage that trains finished before one it builds on, or the data
@@ -255,7 +255,7 @@ def run(experiment: Experiment) -> dict[str, Any]:
     if processes.is_first():
         try:
             results = begin(experiment)
-            if results != experiment.results():  # a finished run stays untouched
+            if results != experiment.results():  # a finished run is left untouched
                 write_json(experiment.workdir / "results.json", results)
         except Exception as error:
             failed = error
@@ -298,7 +298,7 @@ def run_stage(experiment: Experiment, name: str, results: dict[str, Any]) -> Non
 
 
 def check_batches(experiment: Experiment) -> None:
-    """Raises ValueError where the batch of a stage that is yet to be trained does not divide over the devices."""
+    """Raises ValueError if the batch of a stage that has yet to train does not divide over the devices."""
     finished, config = experiment.results(), experiment.config
     for stage in experiment.system.stages:
         if stage.distributed and stage.name in config.stages and stage.name not in finished:
@@ -309,7 +309,7 @@ def check_batches(experiment: Experiment) -> None:
 
 
 def begin(experiment: Experiment) -> dict[str, Any]:
-    """Claims the workdir and returns its results, without those that the stages to come make outdated."""
+    """Claims the workdir and returns its results, without those that the coming stages make outdated."""
     claim_workdir(experiment)
     config, results, stages = experiment.config, experiment.results(), experiment.system.stages
     results |= {
@@ -349,23 +349,23 @@ def begin(experiment: Experiment) -> dict[str, Any]:
                 "training has finished; otherwise use another --workdir"
             )
     if training:
-        for stage in stages:  # a measurement that was cut off began on another network
+        for stage in stages:  # a measurement that was cut off used another network
             if stage.measures and stage.name not in results:
                 forget_progress(experiment, stage)
     return results
 
 
 def outdated(stages: Sequence[Stage], finished: Collection[str], asked: Sequence[str]) -> list[Stage]:
-    """Finished stages that build on one of those `asked` for that has yet to run."""
+    """Finished stages that build on a stage which is `asked` for and has yet to run."""
     pending = {name for name in asked if name not in finished}
     return [stage for stage in stages if stage.name in finished and pending & set(stage.builds_on)]
 
 
 def claim_workdir(experiment: Experiment) -> None:
-    """Writes config.json, or checks that the one there is of the same experiment.
+    """Writes config.json, or checks that the existing one is of the same experiment.
 
     Raises:
-      ValueError: it is of another; the message lists the differences.
+      ValueError: it is of another experiment; the message lists the differences.
     """
     data = experiment.config.data
     inside = data.root and experiment.workdir.resolve().is_relative_to(Path(data.root).expanduser().resolve())
@@ -389,9 +389,9 @@ def claim_workdir(experiment: Experiment) -> None:
 
 
 def check_init(experiment: Experiment, results: dict[str, Any]) -> None:
-    """Notes which network `config.init` holds, or checks that it still is the one that the workdir began from.
+    """Notes which network `config.init` holds, or checks that the workdir began from the same one.
 
-    A file that is gone is no mistake here: finished stages do without it.
+    A missing file is no error here: finished stages do not need it.
 
     Raises:
       ValueError: another network is there now.
@@ -411,19 +411,19 @@ def check_init(experiment: Experiment, results: dict[str, Any]) -> None:
 
 
 def has_begun(experiment: Experiment) -> bool:
-    """Whether a stage has finished in the workdir, or there is something of one to go on from."""
+    """Whether a stage has finished in the workdir, or has left something to go on from."""
     finished = experiment.results()
     return any(stage.name in finished or has_progress(experiment, stage) for stage in experiment.system.stages)
 
 
 def has_progress(experiment: Experiment, stage: Stage) -> bool:
-    """Whether there is something of this stage to go on from."""
+    """Whether this stage has left something to go on from."""
     found = (path for pattern in stage.progress for path in experiment.workdir.glob(pattern))
     return any(path.is_file() or any(path.glob("[0-9]*")) for path in found)
 
 
 def forget_progress(experiment: Experiment, stage: Stage) -> None:
-    """Removes what a stage left to go on from, since it is of other data or of another network."""
+    """Removes what a stage left to go on from, as it belongs to other data or another network."""
     for pattern in stage.progress:
         for path in experiment.workdir.glob(pattern):
             path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""A diagnostic of the attentive/inattentive split: is what the CLS token attends to the face?"""
+"""A diagnostic of the attentive/inattentive split: does the CLS token attend to the face?"""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from scemae_jax.model import CHUNK, Model
 from scemae_jax.models.carb import patch_positions, split_by_attention
 
 NEAR = 6.0
-"""Pixels within which a patch's centre is near a landmark."""
+"""A patch is near a landmark if its centre is within so many pixels of it."""
 
 
 def attentive_near_landmarks(model: Model, faces: Faces) -> dict[str, float]:
     """Share of the attentive patches that are near a landmark, and of all patches; needs annotated faces.
 
-    No better than the share of all patches means that the split has nothing to do with the face.
+    If both shares are equal, the split has nothing to do with the face.
     """
     architecture = model.architecture
     encoder, size = architecture.build_encoder(), architecture.variant.patch_size

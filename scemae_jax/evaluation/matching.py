@@ -1,9 +1,9 @@
-"""Landmark matching: one landmark of a face is sought in another view of it, and in another person's face.
+"""Landmark matching: finds a landmark of a face in another view of it, and in another person's face.
 
 The protocol of ContrastLandmark (Cheng et al. 2021), which SCE-MAE follows: cosine similarity of maps that are
-upsampled to the window, all landmarks counted. Pairs and warps are those of DVE (Thewlis et al. 2019), and so is the
-unit, pixels of a 70x70 image. (DVE itself reads its map unresized, at the nearest cell and by inner products, which is
-harsher.)
+upsampled to the window, all landmarks counted. Pairs, warps and the unit (pixels of a 70x70 image) are those of DVE
+(Thewlis et al. 2019). DVE itself does not upsample its map: it compares the nearest cells by inner products, which is
+harsher.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from scemae_jax.ops.tps import ThinPlateWarp
 UNIT = "pixels of a 70x70 image"
 UNIT_SIZE = 70
 FAR = 8.0
-"""A query is far if its true match is more than this many units away from it in the frame."""
+"""A query is far if its true match is more than this many units away from it."""
 PATCH = 15
 """Side of the raw RGB patches of the baseline, in pixels."""
 PAIRS_AT_ONCE = 8
@@ -68,13 +68,13 @@ def matching_error(
 
 
 def consecutive_pairs(count: int, limit: int = 0) -> Int[np.ndarray, "p 2"]:
-    """Images in their order, two by two; at most `limit` pairs unless that is 0."""
+    """Pairs of images in their order; at most `limit` of them, or all if that is 0."""
     pairs = np.arange(count // 2 * 2).reshape(-1, 2)
     return pairs[:limit] if limit else pairs
 
 
 def random_pairings(pairs: Int[np.ndarray, "p 2"], count: int, seed: int) -> Int[np.ndarray, "count p 2"]:
-    """The images of `pairs` in other orders, again two by two."""
+    """Random other pairings of the images of `pairs`."""
     orders = [np.random.default_rng((seed, number)).permutation(pairs.ravel()) for number in range(count)]
     return np.array(orders, pairs.dtype).reshape(count, len(pairs), 2)
 
@@ -136,20 +136,20 @@ def _summary(errors: Float[np.ndarray, "p l"], counted: Bool[np.ndarray, "p l"])
 
 
 class _Block(NamedTuple):
-    """Pairs that are matched together: what their images' views show, and where in them each pair is."""
+    """Pairs that are matched together: the views of their images, and where in them each pair is."""
 
     views: Float[np.ndarray, "v 136 136 3"]
     rows: Int[np.ndarray, "p 3"]
     """Of `views`: A warped twice, A warped once, B warped once."""
     queries: Float[np.ndarray, "p l 2"]
-    """In pixels of the window, as the truths; clamped to it, which the truths are not."""
+    """In pixels of the window, like the truths, but clamped to it."""
     clamped: Bool[np.ndarray, "p l"]
     same: Float[np.ndarray, "p l 2"]
     different: Float[np.ndarray, "p l 2"]
 
 
 def _blocks(faces: Faces, pairs: Int[np.ndarray, "p 2"], seed: int, frame: Frame) -> Iterator[_Block]:
-    """All pairs at once where an image is in several of them, so that it is warped once; else a few at a time."""
+    """All pairs at once if an image is in several of them, so that it is warped once; otherwise a few at a time."""
     recurring = len(np.unique(pairs)) < pairs.size
     key = jax.random.key(seed)
     keys_of = jax.vmap(lambda i: jax.random.fold_in(key, i))
@@ -178,7 +178,7 @@ def _blocks(faces: Faces, pairs: Int[np.ndarray, "p 2"], seed: int, frame: Frame
 
 
 def in_batches(function: Callable[..., Any], size: int, *arrays: np.ndarray) -> Any:
-    """What a function gives for rows of arrays, `size` rows at a time: one shape, so one compilation."""
+    """Applies a function to rows of arrays, `size` rows at a time: always one shape, so that it compiles once."""
     parts = []
     for start in range(0, len(arrays[0]), size):
         batch = [array[start : start + size] for array in arrays]
@@ -216,20 +216,20 @@ def match(
 ) -> dict[str, Errors]:
     """Errors of each kind of features on the same pairs and warps, of every landmark of every pair.
 
-    A landmark that is outside the window in the reference is sought from the nearest pixel of the window; the truth may
-    lie outside it (so does ContrastLandmark, Cheng et al. 2021).
+    A query outside the window is moved to the nearest pixel of the window; the truth may lie outside (as in
+    ContrastLandmark, Cheng et al. 2021).
 
-    Where an image is in several pairs, its two views and their maps are computed once and held, the maps of one kind of
-    features at a time; otherwise only those of a few pairs are in memory.
+    If an image is in several pairs, its two views and their maps are computed once and kept, for one kind of features
+    at a time. Otherwise only those of a few pairs are in memory.
 
     Args:
       faces: annotated; landmarks in pixels of their images.
       features: by name; None answers with the query's own location, clamped to the window.
       pairs: indices (A, B) of images. The reference is A warped twice; "same" pairs it with A warped once,
         "different" with B warped once.
-      seed: of the warps; image i is warped alike in whichever pair it occurs.
-      position_means: of some of the features by name (see `position_mean`): a row "NAME, position-free" stands after
-        each, measured on the same maps with this mean taken away. What is left says what, not where.
+      seed: of the warps; image i has the same warps in every pair.
+      position_means: for some of the features, by name (see `position_mean`). Each adds a row "NAME, position-free",
+        measured on the same maps minus this mean. What is left encodes what a patch shows, not where it is.
       frame: sizes of the images, and of the window that the maps are of.
 
     Raises:
@@ -276,7 +276,7 @@ def _errors(
 
 @functools.partial(jax.jit, static_argnames="frame")
 def raw_patches(images: Float[Array, "b 136 136 3"], frame: Frame = FRAME) -> Float[Array, "b 96 96 675"]:
-    """Baseline features: the 15x15 RGB patch around each pixel of the window, its mean colour removed."""
+    """Baseline features: the 15x15 RGB patch around each pixel of the window, minus its mean colour."""
 
     def patches(image: Array) -> Array:
         rim, side = frame.offset - PATCH // 2, frame.window + PATCH - 1
@@ -291,6 +291,6 @@ def raw_patches(images: Float[Array, "b 136 136 3"], frame: Frame = FRAME) -> Fl
 
 
 def position_mean(feature_fn: FeatureFn, images: Any, batch: int = 32) -> Float[np.ndarray, "g g c"]:
-    """The features' mean over `images` at each position of the map: what they say of where alone."""
+    """The features' mean over `images` at each position of the map: the part that encodes position alone."""
     total = sum(feature_fn(images[i : i + batch]).sum(axis=0) for i in range(0, len(images), batch))
     return np.asarray(total / len(images))

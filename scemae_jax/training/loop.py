@@ -1,4 +1,4 @@
-"""One loop for whatever trains: the masked autoencoder, the projector, the landmark head."""
+"""The training loop of all stages: masked autoencoder, projector, landmark heads."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from scemae_jax.training.feed import Input
 
 
 class Fixed(NamedTuple):
-    """What a loss reads and no gradient reaches."""
+    """What a loss reads but no gradient changes."""
 
     constants: Any
-    """Nothing changes these: a frozen backbone, say."""
+    """Never changed, for example a frozen backbone."""
     state: Any
     """Changed after each step by `Task.next_state`: prototypes, an average of the weights."""
 
 
 Batch = Mapping[str, dict[str, Array]]
-"""By the input's name, what a step reads from it."""
+"""What a step reads from each input, by its name."""
 LossFn = Callable[[Any, Fixed, Batch, Array], tuple[Array, dict[str, Any]]]
 NextState = Callable[[Any, Any, dict[str, Any]], Any]
 
 
 def same_state(state: Any, params: Any, outputs: dict[str, Any]) -> Any:
-    """The `next_state` of a task whose state does not change, or that has none."""
+    """The `next_state` of a task without state, or whose state does not change."""
     return state
 
 
@@ -53,7 +53,7 @@ class TrainState:
     step: Int[Array, ""]
     params: Any
     state: Any
-    """What no gradient reaches (`Task.state`)."""
+    """State without gradient (`Task.state`)."""
     opt_state: Any
     key: UInt32[Array, "..."]
     """Data of the run's random key; step n uses it folded with n."""
@@ -64,21 +64,21 @@ class Task:
     """What to train, and for how long."""
 
     name: str
-    """Of the stage: names its checkpoints and its rows of metrics."""
+    """The stage's name, also of its checkpoints and its rows of metrics."""
     loss: LossFn
     """(params, fixed, batch, key) -> (loss, outputs); traced once."""
     outputs: tuple[str, ...]
-    """Those outputs of the loss that are scalars to average into the metrics.
+    """Outputs of the loss that are averaged into the metrics; they must be scalars.
 
-    `next_state` sees all outputs. Where a batch is computed in parts (`accumulate`), it sees their mean over the parts,
-    so let them be means, too.
+    `next_state` sees all outputs. If a batch is computed in parts (`accumulate`), it sees their mean over the parts, so
+    outputs should be means themselves.
     """
     params: Any
     """Initial parameters."""
     constants: Any
-    """Arrays the loss reads and nothing changes: a frozen backbone, say."""
+    """Arrays that the loss reads and nothing changes, for example a frozen backbone."""
     inputs: Mapping[str, Input]
-    """Where the batches come from, by the names that the loss has for them."""
+    """Where the batches come from, by the names that the loss uses."""
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     steps: int
@@ -87,11 +87,11 @@ class Task:
     seed: int
     accumulate: int = 1
     """Parts of a batch that are computed one after the other, their gradients averaged: for batches too large for the
-    devices' memory. Each part draws random numbers of its own."""
+    devices' memory. Each part draws its own random numbers."""
     steps_per_dispatch: int = 1
-    """Steps that the devices take for each word of the host: for networks so small that the host is too slow."""
+    """Steps that the devices take for each call from the host: more than one helps small networks."""
     state: Any = dataclasses.field(default_factory=dict)
-    """Initial state that no gradient reaches; saved, restored and divided over the devices like parameters."""
+    """Initial state without gradient; saved, restored and divided over the devices like parameters."""
     next_state: NextState = same_state
     """(state, parameters after the step, outputs of the loss) -> state; traced."""
 
@@ -104,9 +104,7 @@ class Task:
 def make_step(task: Task, mesh: Mesh, rules: sharding.Rules = ()) -> Callable:
     """The training step (state, metrics, constants, resident, batch) -> (state, metrics), to be jitted.
 
-    `resident` and `batch` are by the input's name.
-
-    Of several steps' batches, stacked, if the task takes several steps for each dispatch.
+    `resident` and `batch` are dicts by the input's name.
     """
     gathered = gathered_metrics(task)
 
@@ -153,7 +151,7 @@ def compile_step(task: Task, mesh: Mesh, rules: sharding.Rules = (), *, steps: i
 
 
 def gathered_metrics(task: Task) -> Any:
-    """The class of what is averaged between two rows of metrics."""
+    """The class that averages metrics between two rows."""
     return metrics.collection(("loss", "gradient_norm", *task.outputs))
 
 
@@ -168,7 +166,7 @@ def _gradients(task: Task, params: Any, fixed: Fixed, batch: Any, key: Array) ->
     if task.accumulate == 1:
         return value_and_grad(params, fixed, batch, key)
     count = task.accumulate
-    # Every count-th row makes a part, so that each device finds its rows of every part among its own.
+    # A part is every count-th row, so that each device already holds its rows of every part.
     parts = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(len(x) // count, count, *x.shape[1:]), 1, 0), batch)
     first = jax.tree.map(lambda x: x[0], parts)
     zeros = jax.tree.map(
@@ -185,7 +183,7 @@ def _gradients(task: Task, params: Any, fixed: Fixed, batch: Any, key: Array) ->
 
 
 def check_batch(name: str, batch_size: int, accumulate: int, mesh: Mesh) -> None:
-    """Raises ValueError where a task's batch does not divide over devices and parts."""
+    """Raises ValueError if a task's batch does not divide over devices and parts."""
     shares = mesh.size * accumulate
     if batch_size % shares:
         raise ValueError(
@@ -199,14 +197,14 @@ def fit(
 ) -> TrainState:
     """Trains a task to its last step and returns its state; continues from the newest checkpoint.
 
-    A checkpoint of one mesh goes on on any other.
+    Training may continue on another mesh than the checkpoint's.
 
     Args:
       task: what to train.
       workdir: checkpoints go to `checkpoints/<task name>`, metrics to metrics.jsonl and tensorboard. Several processes
         share it. None: nothing is written.
       mesh: devices to train on.
-      rules: which parameters are divided over its axis `fsdp`.
+      rules: which parameters are divided over the mesh's axis `fsdp`.
       stop_at: time (`time.monotonic`) after which to save and stop early; None for no limit.
 
     Raises:
@@ -255,7 +253,7 @@ def fit(
         with processes.sigterm_waits():
             while step < task.steps:
                 count = _steps_to_dispatch(task, step)
-                # The devices have work already: what follows is drawn and handed over meanwhile.
+                # While the devices work on this step, the next batch is drawn and sent.
                 batch = {name: source.put(mesh, source.draw(count)) for name, source in task.inputs.items()}
                 state, seen = step_fns[count](state, seen, constants, resident, batch)
                 step += count
@@ -292,7 +290,7 @@ def fit(
 
 
 def _steps_to_dispatch(task: Task, step: int) -> int:
-    """As many as the task says, or one where a row or checkpoint is due before; the same after a restart."""
+    """As many as the task says, or one if a row or checkpoint is due before that; the same after a restart."""
     count = task.steps_per_dispatch
     due = [*(every - step % every for every in (task.log_every, task.checkpoint_every)), task.steps - step]
     return count if step % count == 0 and min(due) >= count else 1
