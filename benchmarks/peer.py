@@ -48,14 +48,10 @@ def decays(name: str) -> bool:
 def pretrain_step(settings: Settings, *, compiled: bool) -> Contender:
     """A step of stage 1 on a constant batch, without augmentation; eager, or by `torch.compile`."""
     stage, network = settings.config.pretrain, masked_autoencoder(settings.architecture)
-    trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
-    groups = [
-        {
-            "params": [p for name, p in trained.items() if decays(name) == kind],
-            "weight_decay": kind * stage.weight_decay,
-        }
-        for kind in (True, False)
-    ]
+    groups = [{"params": [], "weight_decay": 0.0}, {"params": [], "weight_decay": stage.weight_decay}]
+    for name, weight in network.named_parameters():
+        if weight.requires_grad:
+            groups[decays(name)]["params"].append(weight)
     optimizer = torch.optim.AdamW(groups, lr=stage.learning_rate, betas=tuple(stage.betas), fused=DEVICE.type == "cuda")
     views = normalised_views(settings, stage.batch_size).transpose(0, 3, 1, 2)
     images, forward = torch.from_numpy(views.copy()).to(DEVICE), torch.compile(network) if compiled else network
@@ -97,7 +93,7 @@ def density_peaks(tokens: torch.Tensor, num_clusters: int) -> tuple[torch.Tensor
 
 
 def _contender(name: str, images: int, call: Callable[[], Any]) -> Contender:
-    """With as many threads as cores, and products of float32 as coarse on a GPU as JAX has them."""
+    """With as many threads as cores, and the precision of float32 products on a GPU that JAX uses."""
     torch.set_num_threads(os.cpu_count() or 1)
     torch.set_float32_matmul_precision("high")
 

@@ -1,4 +1,4 @@
-"""What is timed: the training steps of both stages, clustering, and the input."""
+"""The suites: training steps of both stages, clustering, and the input."""
 
 import dataclasses
 import functools
@@ -29,7 +29,7 @@ from scemae_jax.training import loop, sharding
 from scemae_jax.training.feed import Input, from_host, on_devices, open_input
 
 STEPS = 1000
-"""Of the learning rate's schedule, which no time depends on."""
+"""Of the learning rate's schedule; no time depends on it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,14 +41,14 @@ class Settings:
     decoder: str = "512x8x16"  # Of stage 1: width x depth x heads.
     batch_size: int = 0  # Of both stages; 0: each has the config's.
     dtype: str = "float32"  # Of the networks' arithmetic, or bfloat16.
-    peer: Literal["", "torch"] = ""  # What takes turns with ours; torch needs transformers too.
-    compile: bool = False  # The peer by torch.compile too; needs a C compiler and minutes.
+    peer: Literal["", "torch"] = ""  # To compare with; torch needs transformers too.
+    compile: bool = False  # Also the peer by torch.compile; needs a C compiler and minutes.
     repeats: int = 5  # Turns of each.
     seconds: float = 2.0  # Least length of a turn.
     workers: int = 0  # Processes that decode images; 0: threads.
-    cluster_images: int = 512  # That are clustered at once.
-    most_tokens: int = 4096  # That are clustered of an image.
-    output: str = ""  # JSON file for everything that was measured.
+    cluster_images: int = 512  # Images that are clustered at once.
+    most_tokens: int = 4096  # The most tokens of an image that are clustered.
+    output: str = ""  # JSON file for the results.
     smoke: bool = False  # Tiny sizes instead, a few minutes on a CPU.
 
     @functools.cached_property
@@ -72,7 +72,7 @@ class Settings:
         return configuration.architecture(self.config)
 
     def images(self, count: int) -> UInt8[np.ndarray, "n 136 136 3"]:
-        """Noise: no time depends on what is seen."""
+        """Noise, as no time depends on the content."""
         return np.random.default_rng(0).integers(0, 256, (count, FRAME.image_size, FRAME.image_size, 3), np.uint8)
 
 
@@ -83,7 +83,7 @@ SMOKE = {
 
 
 class Trainer:
-    """A task's compiled step, and the state that it changes."""
+    """A task's compiled step and its state."""
 
     def __init__(self, task: loop.Task, settings: Settings):
         mesh, rules, state = sharding.make_mesh(), settings.config.mesh.rules, loop.initial_state(task)
@@ -98,7 +98,7 @@ class Trainer:
         self._program = step.lower(self._state, self._seen, self._constants, self._resident, self._batch).compile()
 
     def contender(self, name: str, *, draw: bool = True) -> Contender:
-        """Steps on batches as the task's input gives them, or on one alone."""
+        """Steps on batches from the task's input, or always on the same batch."""
 
         def run(count: int) -> None:
             for _ in range(count):
@@ -115,7 +115,7 @@ def noise_on_devices(settings: Settings, batch_size: int) -> Input:
 
 
 def stage_task(config: Config, stage: str, source: Input, build: Callable[..., Any] = jax.jit) -> loop.Task:
-    """A stage from random weights, or from what `build` makes of the function that draws them."""
+    """A stage from random weights; `build` wraps the functions that draw them."""
     architecture = configuration.architecture(config)
     params = build(lambda: pretrain.initial_params(architecture, 0))()
     if stage == "pretrain":
@@ -125,13 +125,13 @@ def stage_task(config: Config, stage: str, source: Input, build: Callable[..., A
 
 
 def normalised_views(settings: Settings, count: int) -> Float[np.ndarray, "n 96 96 3"]:
-    """What the networks see, without augmentation."""
+    """Normalised centre windows, without augmentation."""
     windows = jnp.asarray(FRAME.centre_window(settings.images(count)))
     return np.asarray(settings.architecture.normalise(windows))
 
 
 def without_augmentation(task: loop.Task, settings: Settings) -> loop.Task:
-    """Stage 1's masked autoencoder and optimiser alone: what the peer does too."""
+    """Stage 1's masked autoencoder and optimiser alone, which the peer has too."""
     network, batch_size = settings.architecture.build_mae(), task.batch_size
     patches = (FRAME.window // settings.architecture.variant.patch_size) ** 2
 
@@ -163,7 +163,7 @@ def pretraining(settings: Settings) -> list[Row]:
 def with_hypercolumns(task: loop.Task, settings: Settings, *, hidden: bool) -> loop.Task:
     """Stage 2 on all patches, each described by its tokens after every layer, side by side (depth * width channels).
 
-    The projector is linear, or has a hidden layer. All patches count as attentive: a step's cost is the same.
+    The projector is linear, or has a hidden layer. All patches count as attentive; that does not change the cost.
     """
     architecture, stage = settings.architecture, settings.config.refine
     augmentation, v = ml_collections.FrozenConfigDict(stage.augment), architecture.variant
@@ -188,7 +188,7 @@ def refinement(settings: Settings) -> list[Row]:
     """Stage 2 as it is trained, with all tokens, with hypercolumns; its clustering alone."""
     architecture, batch_size = settings.architecture, settings.config.refine.batch_size
     patches = (FRAME.window // architecture.variant.patch_size) ** 2
-    # All tokens but one are attentive, and that one is its own cluster: every layer and the loss see all of them.
+    # All tokens but one are attentive, and that one is its own cluster: all layers and the loss see all tokens.
     everything = settings.config.copy_and_resolve_references()
     everything.model.attentive_fraction, everything.model.num_clusters = 1 - 1 / patches, 1
     task = stage_task(settings.config, "refine", noise_on_devices(settings, batch_size))
@@ -232,10 +232,7 @@ def clustering(settings: Settings) -> list[Row]:
 
 
 def inputs(settings: Settings) -> list[Row]:
-    """Stage 1's step on synthetic faces by `data.cache`, beside one on a constant batch.
-
-    The faces are prepared into a temporary folder, as JPEGs, which "none" decodes again for every batch.
-    """
+    """Stage 1's step on synthetic faces (JPEGs in a temporary folder) by `data.cache`, beside a constant batch."""
     config, data = settings.config, settings.config.data.copy_and_resolve_references()
     tfds.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:

@@ -25,7 +25,7 @@ CACHES = ("auto", "device", "host", "none")
 RUNTIME_FIELDS = (
     "stages", "mesh.*", "data.cache", "data.workers", "*.steps_per_dispatch", "*.scan_layers", "*.remat",
 )  # fmt: skip
-"""Patterns of the fields that say what to run now and on what, not what comes of it: a run may go on with others."""
+"""Patterns of fields that change what runs and where, but not its result: a run may go on with other values."""
 
 NORMALISATION = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -34,7 +34,7 @@ NORMALISATION = {
 
 
 def base(system: str, stages: tuple[str, ...]) -> Config:
-    """What every system's config begins with.
+    """The fields that every system's config has.
 
     Args:
       system: a folder of `scemae_jax.systems`, or the dotted name of a module with a `SYSTEM`.
@@ -44,8 +44,8 @@ def base(system: str, stages: tuple[str, ...]) -> Config:
     config.system = system
     config.stages = stages
     config.seed = 0
-    config.init = ""  # an exported model, or the name of one that comes with the package, to start stage 1 from
-    config.dtype = "float32"  # of the networks' arithmetic: "bfloat16" on TPUs and recent GPUs
+    config.init = ""  # an exported model, or the name of a packaged one, to start stage 1 from
+    config.dtype = "float32"  # of the networks' arithmetic; "bfloat16" is for TPUs and recent GPUs
 
     config.data = data = ml_collections.ConfigDict()
     data.dataset = "synthetic_faces"  # or another of scemae_jax.data.sources.DATASETS: landmark_folder, mafl, ...
@@ -57,20 +57,20 @@ def base(system: str, stages: tuple[str, ...]) -> Config:
     data.train_splits = ("train",)  # annotated, what the detector learns from
     data.test_split = "test"  # what matching and detection are measured on; "validation" to choose settings
     data.synthetic_share = 0.0  # of the images of stages 1 and 2, mixed in
-    # Where the images of stages 1 and 2 are kept once decoded: on the accelerators ("device"), in memory ("host"),
-    # nowhere ("none": read and decoded again for every batch), or, with "auto", the first of these that has room
+    # Where decoded images of stages 1 and 2 are kept: on the accelerators ("device"), in memory ("host"), nowhere
+    # ("none": decoded again for every batch), or in the first of these that has room ("auto")
     data.cache = "auto"
     data.workers = 0  # processes that decode for "none"; 0: threads
     data.normalisation = "imagenet"  # or "faces"
 
     config.mesh = mesh = ml_collections.ConfigDict()  # of all devices
-    mesh.data = 0  # devices along the axis that batches alone are divided over; 0: what fsdp leaves
+    mesh.data = 0  # devices along the axis that only batches are divided over; 0: what fsdp leaves
     mesh.fsdp = 1  # devices along the axis that parameters and the optimiser's state are divided over too
-    mesh.rules = (("kernel$", ("fsdp", "")),)  # pattern of the parameter's name, a mesh axis or "" for each of its axes
+    mesh.rules = (("kernel$", ("fsdp", "")),)  # pattern of a parameter's name; a mesh axis or "" for each of its axes
 
     config.model = model = ml_collections.ConfigDict()
     model.encoder = "S/8"
-    model.positions = "sincos"  # position codes; "learned": a table that is trained, as ViT and DeiT have it
+    model.positions = "sincos"  # position codes; "learned": a trained table, as in ViT and DeiT
     model.decoder_width, model.decoder_depth, model.decoder_heads = 512, 8, 16
     model.mask_ratio = 0.75
     model.normalise_target = True
@@ -78,14 +78,14 @@ def base(system: str, stages: tuple[str, ...]) -> Config:
     model.attentive_fraction = 0.1  # eta
     model.num_clusters = 4  # K_c; 0 drops the inattentive tokens
     model.density = DENSITY  # "knn", "scaled" or "log"
-    model.projection = 0  # width of the projector's output; 0: that of the paper's features for the encoder
+    model.projection = 0  # width of the projector's output; 0: the paper's width for the encoder
     model.projector_hidden = False  # a linear projector; True: with a hidden layer (the paper says "light-weight")
     model.projector_normalise = True
     return config
 
 
 def training(*, batch_size: int, learning_rate: float, betas: tuple[float, float], warmup: float) -> Config:
-    """The fields that every stage that trains by `training.loop` has."""
+    """The fields of every stage that trains by `training.loop`."""
     stage = ml_collections.ConfigDict()
     stage.batch_size = batch_size
     stage.learning_rate = learning_rate
@@ -94,14 +94,11 @@ def training(*, batch_size: int, learning_rate: float, betas: tuple[float, float
     stage.warmup = warmup  # share of the steps
     stage.clip = 0.0  # of the gradient's norm; 0: none
     stage.accumulate = 1  # parts of a batch that are computed one after the other
-    stage.steps_per_dispatch = 1  # steps the devices take for each word of the host
+    stage.steps_per_dispatch = 1  # steps that the devices take for each call from the host
     stage.log_every = 50
     stage.checkpoint_every = 1000
     stage.augment = augment = ml_collections.ConfigDict()
-    augment.crop_scale = (
-        0.3,
-        0.9,
-    )  # area of the crop as a share of the 136x136 image; the test window's is 0.5
+    augment.crop_scale = (0.3, 0.9)  # area of the crop as a share of the image; the test window's is 0.5
     augment.crop_ratio = (0.8, 1.25)
     augment.flip = True
     augment.jitter = 0.0  # of brightness, contrast and saturation
@@ -152,7 +149,7 @@ def check(config: Config) -> None:
 
 
 def check_choices(config: Config, choices: Mapping[str, tuple[Any, ...]]) -> None:
-    """Raises ValueError where a field, by its path, has none of the values that it may have."""
+    """Raises ValueError if a field, named by its path, has a value that is not among its choices."""
     values = dict(leaves(config.to_dict()))
     for path, known in choices.items():
         if values[path] not in known:
@@ -160,7 +157,7 @@ def check_choices(config: Config, choices: Mapping[str, tuple[Any, ...]]) -> Non
 
 
 def check_training(config: Config, stage: str) -> None:
-    """Raises ValueError where a field of a stage that trains (`training`) does not fit."""
+    """Raises ValueError if a field of a stage that trains (`training`) does not fit."""
     for name in ("accumulate", "steps_per_dispatch"):
         if config[stage][name] < 1:
             raise ValueError(f"config.{stage}.{name} is {config[stage][name]}: choose 1 or more")
@@ -191,17 +188,17 @@ def plain(config: Config) -> dict[str, Any]:
 
 
 def config_hash(config: Config) -> str:
-    """Twelve hex digits that change with any field but the `RUNTIME_FIELDS`."""
+    """Twelve hex digits that change with every field except the `RUNTIME_FIELDS`."""
     fields = {path: value for path, value in leaves(plain(config)) if not is_runtime_field(path)}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
 
 
 ADDED = {"system": "sce_mae", "pretrain.average": 0.0}
-"""Fields that runs of earlier versions lack, with the value that says what those runs did."""
+"""Fields that runs of earlier versions lack, with the values that those runs had in effect."""
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """One line for each field in which two plain configs differ, the `RUNTIME_FIELDS` apart."""
+    """One line for each field in which two plain configs differ, without the `RUNTIME_FIELDS`."""
     there, here = ADDED | dict(leaves(old)), ADDED | dict(leaves(new))
     return [
         f"config.{path}: {there.get(path)!r} there, {here.get(path)!r} now"
