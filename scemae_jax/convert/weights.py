@@ -103,7 +103,7 @@ class _Checkpoint:
         width = len(self.tensor("decoder.embed.kernel"))
         of_release = None if width % DECODER_HEAD else width // DECODER_HEAD
         heads = of_release if heads is None else heads
-        if not heads or width % heads:
+        if not heads or heads < 1 or width % heads:
             raise ValueError(
                 f"decoder_heads is {heads}, which the checkpoint does not say, and its decoder has width {width}: "
                 "give a divisor"
@@ -119,13 +119,15 @@ class _Checkpoint:
         shapes = _shapes(_architecture(encoder, "sincos", decoder), self.parts)
         ours = [*shapes, *(POSITIONS, DECODER_POSITIONS)[: len(self.parts)]]
         needed = {name for weight in ours for name in self.called(weight)}
-        missing = sorted(needed - self.state.keys())
-        unknown = [own for name, own in self.own.items() if own not in needed and not is_of_classifier(name)]
-        if missing or unknown:
+        problems = []
+        if missing := sorted(needed - self.state.keys()):
+            problems.append(f"it lacks {_listed(missing)}")
+        if unknown := [own for name, own in self.own.items() if own not in needed and not is_of_classifier(name)]:
+            problems.append(f"it has {_listed(unknown)}, which an encoder {encoder!r} of ours does not have")
+        if problems:
             raise ValueError(
-                f"the checkpoint, by its names one of {self.dialect}, lacks {_listed(missing)}, and has "
-                f"{_listed(unknown)}, which is not of an encoder {encoder!r}: take the weights of a plain ViT or MAE, "
-                "whole and under the names they were published with"
+                f"the checkpoint, by its names one of {self.dialect}, does not fit: {'; '.join(problems)}: take the "
+                "weights of a plain ViT or MAE, whole and under the names they were published with"
             )
         weights = {}
         for name in ours:
