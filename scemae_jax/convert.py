@@ -40,9 +40,10 @@ from jaxtyping import Float
 from scemae_jax import config as configuration
 from scemae_jax.command_line import exit_status, start
 from scemae_jax.faces.frame import FRAME
-from scemae_jax.model import Architecture, Model
+from scemae_jax.model import Model
 from scemae_jax.model_file import load, save_model
 from scemae_jax.models import vit
+from scemae_jax.models.architecture import Architecture
 from scemae_jax.systems.sce_mae import settings
 
 Dialect = Literal["mae", "timm", "huggingface"]
@@ -263,7 +264,7 @@ def _architecture(encoder: str, positions: vit.Positions, decoder: Mapping[str, 
 
 def _shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     """Of the parameters of encoder and decoder, by their names joined by dots."""
-    side = 2 * architecture.variant.patch_size  # any number of patches will do
+    side = 2 * architecture.backbone.variant.patch_size  # any number of patches will do
     network, images, noise = architecture.build_mae(), jnp.zeros((1, side, side, 3)), jnp.zeros((1, 4))
     tree = jax.eval_shape(network.init, jax.random.key(0), images, noise)["params"]
     flat = cast(dict[str, jax.ShapeDtypeStruct], traverse_util.flatten_dict(tree, sep="."))
@@ -444,23 +445,23 @@ def to_torch(model: Model, dialect: Dialect, *, image_size: int | None = None) -
     """
     if dialect not in get_args(Dialect):
         raise ValueError(f"dialect is {dialect!r}: choose one of {', '.join(get_args(Dialect))}")
-    architecture, patch_size = model.architecture, model.architecture.variant.patch_size
-    window = architecture.frame.window
+    architecture, backbone = model.architecture, model.architecture.backbone
+    patch_size, window = backbone.variant.patch_size, backbone.frame.window
     image_size = window if image_size is None else image_size
     side, rest = divmod(image_size, patch_size)
     if rest or side < 1:
         raise ValueError(f"image_size is {image_size}: choose a multiple of the patch size {patch_size}")
-    if architecture.positions == "learned" and image_size != window:
+    if backbone.positions == "learned" and image_size != window:
         raise ValueError(
             f"image_size is {image_size}, and the model's learned position table is for {window}: leave it"
         )
     parts = {part: model.params[part] for part in _PARTS[dialect] if part in model.params}
     flat = traverse_util.flatten_dict(parts, sep=".")
     state = {_renamed(name, _TO_MAE): _to_layout(name, np.asarray(value)) for name, value in flat.items()}
-    if architecture.positions == "sincos":
-        state["pos_embed"] = vit.position_table(architecture.variant.width, side, side)
+    if backbone.positions == "sincos":
+        state["pos_embed"] = vit.position_table(backbone.variant.width, side, side)
     if "decoder" in parts:
-        state["decoder_pos_embed"] = vit.position_table(architecture.decoder_width, side, side)
+        state["decoder_pos_embed"] = vit.position_table(architecture.build_mae().decoder_width, side, side)
     written = {}
     for source, value in state.items():
         names = _names(source, dialect)
@@ -596,7 +597,7 @@ def convert_checkpoint(
     _print_entries("taken", converted.taken)
     _print_entries("left", converted.left)
     print(f"missing: {', '.join(converted.missing) or 'nothing'}")
-    a = model.architecture
+    a = model.architecture.backbone
     print(
         f"{output}: to start stage 1 from it, --config.init={output} --config.model.encoder={a.encoder} "
         f"--config.model.positions={a.positions}"
@@ -610,7 +611,7 @@ def convert_model(name: str, output: str, dialect: Dialect, *, image_size: int |
     write_checkpoint(state, output, dialect)
     _print_entries("written", [Entry(name=name, shape=value.shape, note="") for name, value in state.items()])
     left = [part for part in model.params if part not in _PARTS[dialect]]
-    left += [f"detector of {count} landmarks" for count in model.heads]
+    left += [f"head {name}" for name in model.heads]
     print(f"left out, as {dialect} has no place for it: {', '.join(left) or 'nothing'}")
 
 

@@ -34,28 +34,28 @@ def noise(count, side, seed):
 
 def test_features_are_those_of_the_centre_window(model):
     """At the patch's own stride the encoder's of the window; a finer map has the window divided by the stride."""
-    architecture, frame = model.architecture, model.architecture.frame
+    architecture, frame = model.architecture, model.frame
     images = noise(2, frame.image_size, 0)
     offset = {184: 28, 136: 20}[frame.image_size]
     window = images[:, offset : offset + frame.window, offset : offset + frame.window]
-    encoder = architecture.build_encoder()
-    normalised = (window - np.array(architecture.mean)) / np.array(architecture.std)
+    encoder = architecture.backbone.build()
+    normalised = (window - np.array(architecture.backbone.mean)) / np.array(architecture.backbone.std)
     tokens = jax.jit(encoder.apply)({"params": model.params["encoder"]}, jnp.asarray(normalised, jnp.float32))[:, 1:]
-    side = frame.window // architecture.variant.patch_size
-    found = model.features(images, architecture.variant.patch_size, "backbone")
+    side = frame.window // architecture.backbone.variant.patch_size
+    found = model.features(images, architecture.backbone.variant.patch_size, "backbone")
     np.testing.assert_allclose(found, tokens.reshape(2, side, side, -1), atol=1e-4)
     assert model.features(images, 4).shape == (2, frame.window // 4, frame.window // 4, 16)
 
 
 def test_a_fitted_head_finds_its_marks(model):
     """A white mark on noise, in images of the model's own size and of twice that."""
-    size = model.architecture.frame.image_size
+    size = model.frame.image_size
     rng, (y, x) = np.random.default_rng(0), np.mgrid[:size, :size]
     points = rng.uniform(0.4, 0.6, (60, 1, 2)) * size
     squared = (x - points[:, 0, 0, None, None]) ** 2 + (y - points[:, 0, 1, None, None]) ** 2
     images = (255 * np.exp(-squared / 800))[..., None].repeat(3, axis=-1).astype(np.uint8)
     fitted = scemae_jax.fit_detector(
-        model, images[:40], points[:40], stride=model.architecture.variant.patch_size, mirror=False,
+        model, images[:40], points[:40], stride=model.architecture.backbone.variant.patch_size, mirror=False,
         linear={"which": "backbone", "views": 40},
     )  # fmt: skip
     found = fitted.detect(images[40:])
@@ -67,7 +67,7 @@ def test_a_fitted_head_finds_its_marks(model):
 
 def test_points_are_found_in_the_same_picture(model):
     """Each at its own whole pixel of the window."""
-    frame = model.architecture.frame
+    frame = model.frame
     (image,) = noise(1, frame.image_size, 1)
     points = np.random.default_rng(0).integers(frame.offset + 8, frame.offset + frame.window - 8, (5, 2))
     found = scemae_jax.match(model, image, points.astype(np.float32), image)
@@ -95,7 +95,7 @@ def test_matching_finds_marked_places_in_warped_views(frame):
 
 def test_patches_near_a_landmark_are_counted_in_the_image(model):
     """A landmark at the centre of one patch, in the fourth row and column of the window: no other centre is near."""
-    frame, patch_size = model.architecture.frame, model.architecture.variant.patch_size
+    frame, patch_size = model.frame, model.architecture.backbone.variant.patch_size
     landmark = frame.offset + 3 * patch_size + (patch_size - 1) / 2
     images = (255 * noise(2, frame.image_size, 2)).astype(np.uint8)
     faces = Faces(images=images, landmarks=np.full((2, 1, 2), landmark, np.float32), subjects=np.arange(2))
