@@ -171,9 +171,9 @@ def check(config: Config) -> None:
         shift = (patch_size - stride + 1) // 2
         if shift > frame.offset:
             raise ValueError(
-                f"config.{stage}.stride is {stride}: windows of {frame.window} are shifted by up to {shift} pixels, and "
-                f"images of {frame.image_size} leave {frame.offset}; choose a larger stride or config.model.image_size, "
-                "or a smaller config.model.window"
+                f"config.{stage}.stride is {stride}: windows of {frame.window} pixels are shifted by {shift}, and "
+                f"images of {frame.image_size} leave {frame.offset}: choose a larger stride, a smaller "
+                "config.model.window or a larger config.model.image_size"
             )
     if "match" in config.stages and config.match.baselines and frame.offset < PATCH // 2:
         raise ValueError(
