@@ -11,7 +11,7 @@ from transformers import ViTMAEConfig, ViTMAEForPreTraining
 from benchmarks.measure import Contender
 from benchmarks.suites import Settings, normalised_views
 from scemae_jax.faces.frame import FRAME
-from scemae_jax.model import Architecture
+from scemae_jax.models.architecture import Architecture
 from scemae_jax.models.vit import LAYER_NORM_EPSILON
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -19,7 +19,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 def masked_autoencoder(architecture: Architecture) -> ViTMAEForPreTraining:
     """Hugging Face's MAE of these sizes, with random weights."""
-    v = architecture.variant
+    v, network = architecture.backbone.variant, architecture.build_mae()
     config = ViTMAEConfig(
         image_size=FRAME.window,
         patch_size=v.patch_size,
@@ -27,13 +27,13 @@ def masked_autoencoder(architecture: Architecture) -> ViTMAEForPreTraining:
         num_hidden_layers=v.depth,
         num_attention_heads=v.num_heads,
         intermediate_size=4 * v.width,
-        decoder_hidden_size=architecture.decoder_width,
-        decoder_num_hidden_layers=architecture.decoder_depth,
-        decoder_num_attention_heads=architecture.decoder_heads,
-        decoder_intermediate_size=4 * architecture.decoder_width,
+        decoder_hidden_size=network.decoder_width,
+        decoder_num_hidden_layers=network.decoder_depth,
+        decoder_num_attention_heads=network.decoder_heads,
+        decoder_intermediate_size=4 * network.decoder_width,
         layer_norm_eps=LAYER_NORM_EPSILON,
-        norm_pix_loss=architecture.normalise_target,
-        mask_ratio=architecture.mask_ratio,
+        norm_pix_loss=network.normalise_target,
+        mask_ratio=network.mask_ratio,
         attn_implementation="sdpa",  # pyright: ignore[reportCallIssue] - of the base class, not declared there
     )
     with DEVICE:

@@ -19,8 +19,8 @@ from scemae_jax import config as configuration
 from scemae_jax.config import Config
 from scemae_jax.data import sources
 from scemae_jax.faces.frame import FRAME
-from scemae_jax.model import Architecture
 from scemae_jax.models import carb, mae
+from scemae_jax.models.architecture import Architecture
 from scemae_jax.ops.density_peaks import density_peaks_of_images
 from scemae_jax.ops.lcr import lcr_loss
 from scemae_jax.systems.sce_mae import pretrain, refine
@@ -127,13 +127,13 @@ def stage_task(config: Config, stage: str, source: Input, build: Callable[..., A
 def normalised_views(settings: Settings, count: int) -> Float[np.ndarray, "n 96 96 3"]:
     """Normalised centre windows, without augmentation."""
     windows = jnp.asarray(FRAME.centre_window(settings.images(count)))
-    return np.asarray(settings.architecture.normalise(windows))
+    return np.asarray(settings.architecture.backbone.normalise(windows))
 
 
 def without_augmentation(task: loop.Task, settings: Settings) -> loop.Task:
     """Stage 1's masked autoencoder and optimiser alone, which the peer has too."""
     network, batch_size = settings.architecture.build_mae(), task.batch_size
-    patches = (FRAME.window // settings.architecture.variant.patch_size) ** 2
+    patches = settings.architecture.backbone.side**2
 
     def loss(params: Any, _: loop.Fixed, batch: loop.Batch, key: Array) -> tuple[Array, dict]:
         noise = jax.random.uniform(key, (batch_size, patches))
@@ -166,16 +166,16 @@ def with_hypercolumns(task: loop.Task, settings: Settings, *, hidden: bool) -> l
     The projector is linear, or has a hidden layer. All patches count as attentive; that does not change the cost.
     """
     architecture, stage = settings.architecture, settings.config.refine
-    augmentation, v = ml_collections.FrozenConfigDict(stage.augment), architecture.variant
-    encoder, side = architecture.build_encoder(), FRAME.window // v.patch_size
-    projector = carb.Projector(architecture.projection, hidden, dtype=jnp.dtype(architecture.dtype))
+    augmentation, backbone = ml_collections.FrozenConfigDict(stage.augment), architecture.backbone
+    encoder, side, v = backbone.build(), backbone.side, backbone.variant
+    projector = architecture.build_carb().projector.clone(hidden=hidden)
     positions, attentive = jnp.asarray(carb.patch_positions(side, side)), jnp.ones(side**2, bool)
     terms = {"temperature": stage.temperature, "repellence": tuple(stage.repellence)}
 
     def loss(params: Any, fixed: loop.Fixed, batch: loop.Batch, key: Array) -> tuple[Array, dict]:
         views, _ = pretrain.random_views(key, batch["unlabelled"]["image"], augmentation)
         weights = {"params": fixed.constants}
-        _, seen = cast(Any, encoder.apply(weights, architecture.normalise(views), intermediates=True))
+        _, seen = cast(Any, encoder.apply(weights, backbone.normalise(views), intermediates=True))
         columns = jnp.concatenate([seen[f"layer_{number}"][:, 1:] for number in range(1, v.depth + 1)], axis=-1)
         features = projector.apply({"params": params}, jax.lax.stop_gradient(columns))
         return jax.vmap(lambda f: lcr_loss(f, positions, attentive, **terms))(features).mean(), {}
@@ -187,7 +187,7 @@ def with_hypercolumns(task: loop.Task, settings: Settings, *, hidden: bool) -> l
 def refinement(settings: Settings) -> list[Row]:
     """Stage 2 as it is trained, with all tokens, with hypercolumns; its clustering alone."""
     architecture, batch_size = settings.architecture, settings.config.refine.batch_size
-    patches = (FRAME.window // architecture.variant.patch_size) ** 2
+    patches = architecture.backbone.side**2
     # All tokens but one are attentive, and that one is its own cluster: all layers and the loss see all tokens.
     everything = settings.config.copy_and_resolve_references()
     everything.model.attentive_fraction, everything.model.num_clusters = 1 - 1 / patches, 1
@@ -199,8 +199,8 @@ def refinement(settings: Settings) -> list[Row]:
         "hypercolumns, two layers": with_hypercolumns(task, settings, hidden=True),
     }
     contenders = [Trainer(each, settings).contender(name) for name, each in tasks.items()]
-    inattentive = patches - carb.num_attentive(architecture.attentive_fraction, patches)
-    contenders.append(density_peaks(settings, batch_size, inattentive, architecture.variant.width))
+    inattentive = patches - carb.num_attentive(settings.config.model.attentive_fraction, patches)
+    contenders.append(density_peaks(settings, batch_size, inattentive, architecture.backbone.variant.width))
     return measure(contenders, repeats=settings.repeats, seconds=settings.seconds)
 
 
@@ -218,7 +218,7 @@ def density_peaks(settings: Settings, images: int, count: int, width: int) -> Co
 
 def clustering(settings: Settings) -> list[Row]:
     """Density peaks of 130 tokens of two widths, for many images at once; then of more and more tokens."""
-    images, width, rows = settings.cluster_images, settings.architecture.variant.width, []
+    images, width, rows = settings.cluster_images, settings.architecture.backbone.variant.width, []
     for features in dict.fromkeys((192, width)):
         contenders = [density_peaks(settings, images, 130, features)]
         if settings.peer:

@@ -14,8 +14,9 @@ from typing import Any, get_args
 import ml_collections
 
 from scemae_jax.data.formats import SPLITS, UNLABELED_VALIDATION
-from scemae_jax.model import Architecture
+from scemae_jax.faces.frame import FRAME, Frame
 from scemae_jax.models import vit
+from scemae_jax.models.architecture import Architecture, Backbone, Carb, Decoder
 from scemae_jax.ops.density_peaks import DENSITY, Density
 
 Config = Any
@@ -70,6 +71,8 @@ def base(system: str, stages: tuple[str, ...]) -> Config:
 
     config.model = model = ml_collections.ConfigDict()
     model.encoder = "S/8"
+    model.image_size = FRAME.image_size  # of the square faces; the data's, of 136 pixels, are resized to it
+    model.window = FRAME.window  # of the part in their centre that networks see, a multiple of the patch size
     model.positions = "sincos"  # position codes; "learned": a trained table, as in ViT and DeiT
     model.decoder_width, model.decoder_depth, model.decoder_heads = 512, 8, 16
     model.mask_ratio = 0.75
@@ -117,12 +120,27 @@ def architecture(config: Config) -> Architecture:
     if config.dtype not in ("float32", "bfloat16"):
         raise ValueError(f"config.dtype is {config.dtype!r}: choose 'float32' or 'bfloat16'")
     mean, std = NORMALISATION[data.normalisation]
+    carb = ("projector_hidden", "projector_normalise", "split_layer", "attentive_fraction", "num_clusters", "density")
     return Architecture(
-        **{name: value for name, value in model.items() if name != "projection"},
-        projection=model.projection or vit.variant(model.encoder).projection,
-        mean=mean,
-        std=std,
-        dtype=config.dtype,
+        backbone=Backbone(
+            encoder=model.encoder,
+            positions=model.positions,
+            frame=Frame(model.image_size, model.window),
+            mean=mean,
+            std=std,
+            dtype=config.dtype,
+        ),
+        decoder=Decoder(
+            width=model.decoder_width,
+            depth=model.decoder_depth,
+            heads=model.decoder_heads,
+            mask_ratio=model.mask_ratio,
+            normalise_target=model.normalise_target,
+        ),
+        carb=Carb(
+            projection=model.projection or vit.variant(model.encoder).projection,
+            **{name: model[name] for name in carb},
+        ),
     )
 
 
@@ -193,7 +211,12 @@ def config_hash(config: Config) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
 
 
-ADDED = {"system": "sce_mae", "pretrain.average": 0.0}
+ADDED = {
+    "system": "sce_mae",
+    "pretrain.average": 0.0,
+    "model.image_size": FRAME.image_size,
+    "model.window": FRAME.window,
+}
 """Fields that runs of earlier versions lack, with the values that those runs had in effect."""
 
 

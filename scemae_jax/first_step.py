@@ -56,7 +56,7 @@ def first_step(config: Config, stage: str, mesh: Mesh) -> tuple[float, float]:
     state = sharding.place(state, sharding.by_rules(mesh, state, config.mesh.rules))
     constants = sharding.place(task.constants, sharding.replicated(mesh))
     seen = jax.jit(loop.gathered_metrics(task).empty, out_shardings=sharding.replicated(mesh))()
-    size = architecture.frame.image_size
+    size = architecture.backbone.frame.image_size
     images = np.random.default_rng(0).integers(0, 256, (batch_size, size, size, 3), np.uint8)
     batch = {"unlabelled": sharding.shard_batch(mesh, {"image": images})}
     resident = {"unlabelled": source.resident}

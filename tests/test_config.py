@@ -45,7 +45,7 @@ def test_overrides(from_command_line):
     config = from_command_line("--config.pretrain.augment.crop_scale=(0.5,0.7)", "--config.refine.temperature=0.2")
     assert config.pretrain.augment.crop_scale == (0.5, 0.7)
     assert config.refine.temperature == 0.2
-    assert configuration.architecture(config).encoder == "XS/8"
+    assert configuration.architecture(config).backbone.encoder == "XS/8"
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_configs_describe_networks_that_can_be_built(name, variant):
     settings.check(config)
     architecture = configuration.architecture(config)
     assert hash(architecture) == hash(configuration.architecture(config))
-    patches = (96 // architecture.variant.patch_size) ** 2
+    patches = (96 // architecture.backbone.variant.patch_size) ** 2
     images, noise = np.zeros((2, 96, 96, 3), np.float32), np.zeros((2, patches), np.float32)
     jax.eval_shape(architecture.build_mae().init, jax.random.key(0), images, noise)
     jax.eval_shape(architecture.build_carb().init, jax.random.key(0), images)
@@ -96,10 +96,11 @@ def test_configs_describe_networks_that_can_be_built(name, variant):
 
 def test_the_default_is_the_paper():
     architecture = configuration.architecture(settings.default())
-    assert (architecture.encoder, architecture.projection) == ("S/8", 128)
-    assert architecture.positions == "sincos"
-    assert (architecture.split_layer, architecture.attentive_fraction, architecture.num_clusters) == (3, 0.1, 4)
-    assert (architecture.decoder_width, architecture.decoder_depth, architecture.decoder_heads) == (512, 8, 16)
+    assert (architecture.backbone.encoder, architecture.carb.projection) == ("S/8", 128)
+    assert architecture.backbone.positions == "sincos"
+    carb, decoder = architecture.carb, architecture.decoder
+    assert (carb.split_layer, carb.attentive_fraction, carb.num_clusters) == (3, 0.1, 4)
+    assert (decoder.width, decoder.depth, decoder.heads) == (512, 8, 16)
     stage = settings.default().pretrain
     assert (stage.batch_size, stage.learning_rate, stage.betas) == (512, 3e-4, (0.9, 0.95))
     assert (stage.weight_decay, stage.epochs, stage.epochs * stage.warmup) == (0.05, 400, 40)
@@ -146,8 +147,8 @@ def test_normalisation():
     image = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), np.uint8)
     architecture = configuration.architecture(changed(data__normalisation="faces"))
     expected = (image / 255 - [0.5084, 0.4224, 0.3769]) / [0.2599, 0.2371, 0.2323]
-    np.testing.assert_allclose(architecture.normalise(image), expected, atol=1e-5)
-    np.testing.assert_allclose(architecture.normalise(image / np.float32(255)), expected, atol=1e-5)
+    np.testing.assert_allclose(architecture.backbone.normalise(image), expected, atol=1e-5)
+    np.testing.assert_allclose(architecture.backbone.normalise(image / np.float32(255)), expected, atol=1e-5)
 
 
 def test_stages():
@@ -169,6 +170,14 @@ def test_stages_that_take_long_wait_to_be_named():
     ("fields", "message"),
     [
         ({"few_shot__stride": 3}, r"config\.few_shot\.stride is 3: choose a divisor of the patch size 8"),
+        ({"model__window": 100}, r"config\.model\.window is 100: choose a multiple of the patch size 8"),
+        ({"model__window": 144}, "window is 144 and image_size 136: choose a window from 1"),
+        ({"model__image_size": 135}, "window is 96 and image_size 135: one is odd"),
+        (
+            {"model__window": 128},
+            "match.baselines: the patches of raw pixels reach 7 .* leaves 4 of",
+        ),
+        ({"model__window": 136, "match__baselines": False}, r"config\.match\.stride is 4: .* shifted by 2, .* leave 0"),
         ({"few_shot__counts": (5, 0)}, r"config\.few_shot\.seeds is 5 and counts \(5, 0\): at least 1"),
         ({"few_shot__seeds": 0}, r"config\.few_shot\.seeds is 0"),
         ({"few_shot__heads": ("linear", "round")}, r"heads is \('linear', 'round'\): choose from prior_work, plain"),

@@ -20,9 +20,10 @@ from transformers import ViTConfig, ViTForImageClassification, ViTMAEConfig, ViT
 from scemae_jax.convert import __main__ as program
 from scemae_jax.convert import from_torch, read_checkpoint, to_torch, write_checkpoint
 from scemae_jax.convert.weights import resample_patches, resample_positions
-from scemae_jax.model import Head, Model
+from scemae_jax.model import Model
 from scemae_jax.model_file import load, save_model
 from scemae_jax.models import vit
+from scemae_jax.models.heads import Head, LandmarkHead
 from scemae_jax.systems.sce_mae import settings, stages
 
 SMALL = {
@@ -155,23 +156,26 @@ def test_what_was_taken_and_left(state):
     assert converted.left.keys() == {"head.weight", "head.bias"}
     assert converted.taken["blocks.3.attn.qkv.weight"] == "encoder.blocks_3.attention.qkv.kernel"
     assert converted.taken["pos_embed"] == "the fixed sin-cos code, computed anew for 6x6 patches"
-    a = converted.model.architecture
-    assert (a.encoder, a.positions, a.decoder_width, a.decoder_depth, a.decoder_heads) == ("XXS/16", "sincos", 32, 2, 1)
-    assert (a.mean, a.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    backbone, decoder = converted.model.architecture.backbone, converted.model.architecture.decoder
+    assert (backbone.encoder, backbone.positions) == ("XXS/16", "sincos")
+    assert (decoder.width, decoder.depth, decoder.heads) == (32, 2, 1)
+    assert (backbone.mean, backbone.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @pytest.fixture(scope="module")
 def model(small_architecture, random_params) -> Model:
     """Encoder and decoder."""
-    architecture = dataclasses.replace(small_architecture, decoder_heads=1, decoder_depth=2)
+    decoder = dataclasses.replace(small_architecture.decoder, heads=1, depth=2)
+    architecture = dataclasses.replace(small_architecture, decoder=decoder)
     images, noise = np.zeros((1, 96, 96, 3), np.float32), np.zeros((1, 144), np.float32)
     return Model(architecture=architecture, params=random_params(architecture.build_mae(), images, noise))
 
 
 @pytest.fixture(scope="module")
 def learned(model, random_params) -> Model:
-    architecture = dataclasses.replace(model.architecture, positions="learned")
-    encoder = random_params(architecture.build_encoder(), np.zeros((1, 96, 96, 3), np.float32))
+    backbone = dataclasses.replace(model.architecture.backbone, positions="learned")
+    architecture = dataclasses.replace(model.architecture, backbone=backbone)
+    encoder = random_params(architecture.backbone.build(), np.zeros((1, 96, 96, 3), np.float32))
     return Model(architecture=architecture, params={**model.params, "encoder": encoder})
 
 
@@ -183,7 +187,7 @@ def test_there_and_back_bit_for_bit(request, dialect, which):
     assert converted.dialect == dialect
     parts = ("encoder",) if dialect == "timm" else ("encoder", "decoder")
     assert_same(converted.model.params, {part: source.params[part] for part in parts})
-    there, here = converted.model.architecture, source.architecture
+    there, here = converted.model.architecture.backbone, source.architecture.backbone
     assert (there.encoder, there.positions) == (here.encoder, here.positions)
 
 
@@ -218,7 +222,7 @@ def test_a_vit_with_a_learned_table():
     expected = tokens[:, 1:].numpy().reshape(2, 6, 6, 192)
     for renamed in (state, in_timm):
         converted = from_torch(renamed, encoder="T/16")
-        assert converted.model.architecture.positions == "learned"
+        assert converted.model.architecture.backbone.positions == "learned"
         assert len(converted.left) == 2
         features = converted.model.features(images, stride=16, which="backbone")
         np.testing.assert_allclose(features, expected, atol=1e-4)
@@ -260,7 +264,7 @@ def test_what_counts_as_the_sincos_code(state):
         (table, {"positions": "resample"}, "learned"),
     ):  # fmt: skip
         converted = from_torch(state | {name: changed}, **options)
-        assert converted.model.architecture.positions == positions
+        assert converted.model.architecture.backbone.positions == positions
         code = converted.model.params["encoder"].get("position_code")
         assert (code is None) == (positions == "sincos")
         if code is not None:
@@ -302,7 +306,7 @@ def test_smaller_patches_have_the_nearest_weights():
 
 def test_another_patch_size(state):
     converted = from_torch(state, encoder="XXS/8", patch_size=8)
-    assert converted.model.architecture.encoder == "XXS/8"
+    assert converted.model.architecture.backbone.encoder == "XXS/8"
     kernel = np.asarray(converted.model.params["encoder"]["patch_projection"]["kernel"])
     convolution = resample_patches(state["vit.embeddings.patch_embeddings.projection.weight"], 8)
     np.testing.assert_array_equal(kernel.reshape(8, 8, 3, 48)[1, 2, 0], convolution[:, 0, 1, 2])
@@ -321,7 +325,7 @@ def experiment(tmp_path, monkeypatch, random_params):
 
     def drawn(architecture, _):
         """Random, without the time it takes to compile."""
-        patches = (96 // architecture.variant.patch_size) ** 2
+        patches = (96 // architecture.backbone.variant.patch_size) ** 2
         images, noise = np.zeros((1, 96, 96, 3), np.float32), np.zeros((1, patches), np.float32)
         return random_params(architecture.build_mae(), images, noise)
 
@@ -484,7 +488,7 @@ def command(monkeypatch, capsys):
                                                  ("huggingface", ".pth")])  # fmt: skip
 def test_the_command_there_and_back(command, learned, random_params, tmp_path, dialect, suffix):
     carb = random_params(learned.architecture.build_carb(), np.zeros((1, 96, 96, 3)), method="features")
-    head = Head(num_landmarks=5, heatmaps=2, kernel_size=1, gain=2.0, stride=8, which="both", params={})
+    head = Head(network=LandmarkHead(5, 2, 1, 2.0), stride=8, which="both", params={})
     whole = dataclasses.replace(learned, params={**learned.params, "projector": carb["projector"]}).with_head(head)
     save_model(whole, tmp_path / "ours.msgpack")
     there, back = str(tmp_path / f"theirs{suffix}"), str(tmp_path / "back.msgpack")
@@ -492,7 +496,7 @@ def test_the_command_there_and_back(command, learned, random_params, tmp_path, d
     status, out, _ = command(model=str(tmp_path / "ours.msgpack"), to=dialect, output=there)
     assert status == 0
     left = "decoder, projector" if dialect == "timm" else "projector"
-    assert f"left out, as {dialect} has no place for it: {left}, detector of 5 landmarks\n" in out
+    assert f"left out, as {dialect} has no place for it: {left}, head 5\n" in out
 
     status, out, _ = command(checkpoint=there, output=back)
     assert status == 0

@@ -250,7 +250,7 @@ def gpu(tmp_path):
 def trained(folder: Path) -> dict:
     """The results, where the model opens, too."""
     (folder / "joined.msgpack").write_bytes((folder / "small.msgpack.00").read_bytes())  # small enough for one part
-    assert scemae_jax.load(folder / "joined.msgpack").architecture.encoder == "XXS/8"
+    assert scemae_jax.load(folder / "joined.msgpack").architecture.backbone.encoder == "XXS/8"
     return json.loads((folder / "small.results.json").read_text())
 
 

@@ -70,7 +70,7 @@ def _from_checkpoint(path: str, output: str) -> None:
     _print("taken", state, converted.taken)
     _print("left", state, converted.left)
     print(f"missing: {'nothing' if 'decoder' in model.params else 'decoder'}")
-    a = model.architecture
+    a = model.architecture.backbone
     print(
         f"{output}: to start stage 1 from it, --config.init={output} --config.model.encoder={a.encoder} "
         f"--config.model.positions={a.positions}"
@@ -83,7 +83,7 @@ def _to_checkpoint(name: str, output: str, dialect: Dialect) -> None:
     write_checkpoint(state, output, dialect)
     _print("written", state, dict.fromkeys(state, ""))
     left = [part for part in model.params if part not in PARTS[dialect]]
-    left += [f"detector of {count} landmarks" for count in model.heads]
+    left += [f"head {name}" for name in model.heads]
     print(f"left out, as {dialect} has no place for it: {', '.join(left) or 'nothing'}")
 
 

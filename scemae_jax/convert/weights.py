@@ -22,8 +22,9 @@ from jaxtyping import Float
 from scemae_jax import config as configuration
 from scemae_jax.convert.names import PARTS, Dialect, is_of_classifier, is_of_decoder, name_of_today, names_in
 from scemae_jax.faces.frame import FRAME
-from scemae_jax.model import Architecture, Model
+from scemae_jax.model import Model
 from scemae_jax.models import vit
+from scemae_jax.models.architecture import Architecture
 from scemae_jax.systems.sce_mae import settings
 
 SINCOS_TOLERANCE = 1e-4
@@ -97,7 +98,7 @@ class _Checkpoint:
         return vit.variant_name(shape[0], self.depth("encoder"), shape[2])
 
     def decoder(self, heads: int | None) -> dict[str, int]:
-        """Its decoder's sizes, as fields of `Architecture`."""
+        """Its decoder's sizes, as fields of `config.model`."""
         if "decoder" not in self.parts:
             return {}
         width = len(self.tensor("decoder.embed.kernel"))
@@ -161,7 +162,7 @@ def _architecture(encoder: str, positions: vit.Positions, decoder: Mapping[str, 
 
 def _shapes(architecture: Architecture, parts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     """Of the weights of these parts, by our names; without position tables."""
-    side = 2 * architecture.variant.patch_size  # any number of patches will do
+    side = 2 * architecture.backbone.variant.patch_size  # any number of patches will do
     network, images, noise = architecture.build_mae(), jnp.zeros((1, side, side, 3)), jnp.zeros((1, 4))
     tree = jax.eval_shape(network.init, jax.random.key(0), images, noise)["params"]
     flat = traverse_util.flatten_dict({part: tree[part] for part in parts}, sep=".")
@@ -309,22 +310,23 @@ def to_torch(model: Model, dialect: Dialect, *, image_size: int | None = None) -
     """
     if dialect not in get_args(Dialect):
         raise ValueError(f"dialect is {dialect!r}: choose one of {', '.join(get_args(Dialect))}")
-    a, patch_size, window = model.architecture, model.architecture.variant.patch_size, model.architecture.frame.window
+    backbone = model.architecture.backbone
+    patch_size, window = backbone.variant.patch_size, backbone.frame.window
     image_size = window if image_size is None else image_size
     side, rest = divmod(image_size, patch_size)
     if rest or side < 1:
         raise ValueError(f"image_size is {image_size}: choose a multiple of the patch size {patch_size}")
-    if a.positions == "learned" and image_size != window:
+    if backbone.positions == "learned" and image_size != window:
         raise ValueError(
             f"image_size is {image_size}, and the model's learned position table is for {window}: leave it"
         )
     parts = {part: model.params[part] for part in PARTS[dialect] if part in model.params}
     flat = traverse_util.flatten_dict(parts, sep=".")
     weights = {name: _to_layout(name, np.asarray(value)) for name, value in flat.items()}
-    if a.positions == "sincos":
-        weights[POSITIONS] = vit.position_table(a.variant.width, side, side)
+    if backbone.positions == "sincos":
+        weights[POSITIONS] = vit.position_table(backbone.variant.width, side, side)
     if "decoder" in parts:
-        weights[DECODER_POSITIONS] = vit.position_table(a.decoder_width, side, side)
+        weights[DECODER_POSITIONS] = vit.position_table(model.architecture.build_mae().decoder_width, side, side)
     state = {}
     for ours, value in weights.items():
         names = names_in(dialect, ours)

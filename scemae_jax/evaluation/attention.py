@@ -19,22 +19,21 @@ def attentive_near_landmarks(model: Model, faces: Faces) -> dict[str, float]:
 
     If both shares are equal, the split has nothing to do with the face.
     """
-    architecture = model.architecture
-    encoder, size = architecture.build_encoder(), architecture.variant.patch_size
-    frame, side = architecture.frame, architecture.side
+    backbone, network = model.architecture.backbone, model.architecture.build_carb()
+    encoder, size, frame, side = network.encoder, backbone.variant.patch_size, backbone.frame, backbone.side
     centres = frame.from_window(patch_positions(side, side) * size + (size - 1) / 2)
 
     @jax.jit
     def cls_logits(params, images):
-        windows = architecture.normalise(frame.centre_window(images))
+        windows = backbone.normalise(frame.centre_window(images))
         bound = encoder.bind({"params": params})
-        return bound.layers(bound.embed(windows), 1, architecture.split_layer)[1]
+        return bound.layers(bound.embed(windows), 1, network.split_layer)[1]
 
     distance = np.linalg.norm(faces.landmarks[:, None] - centres[:, None], axis=-1)  # [faces, patches, landmarks]
     near = distance.min(axis=-1) <= NEAR
     attentive = []
     for start in range(0, len(faces), CHUNK):
         logits = cls_logits(model.params["encoder"], jnp.asarray(faces.images[start : start + CHUNK]))
-        attentive.append(np.asarray(split_by_attention(logits, architecture.attentive_fraction).attentive))
+        attentive.append(np.asarray(split_by_attention(logits, network.attentive_fraction).attentive))
     chosen = np.take_along_axis(near, np.concatenate(attentive), axis=1)
     return {"attentive_near_landmarks": float(chosen.mean()), "patches_near_landmarks": float(near.mean())}

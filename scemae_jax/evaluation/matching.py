@@ -276,7 +276,16 @@ def _errors(
 
 @functools.partial(jax.jit, static_argnames="frame")
 def raw_patches(images: Float[Array, "b 136 136 3"], frame: Frame = FRAME) -> Float[Array, "b 96 96 675"]:
-    """Baseline features: the 15x15 RGB patch around each pixel of the window, minus its mean colour."""
+    """Baseline features: the 15x15 RGB patch around each pixel of the window, minus its mean colour.
+
+    Raises:
+      ValueError: the window leaves no room for the patches of its outer pixels.
+    """
+    if frame.offset < PATCH // 2:
+        raise ValueError(
+            f"raw patches of {PATCH} pixels reach {PATCH // 2} beyond the window, and a window of {frame.window} in "
+            f"images of {frame.image_size} leaves {frame.offset}: choose a smaller window or larger images"
+        )
 
     def patches(image: Array) -> Array:
         rim, side = frame.offset - PATCH // 2, frame.window + PATCH - 1

@@ -22,7 +22,7 @@ class Frame:
     """The square that a face lies in, and the window in its centre that networks see.
 
     Raises:
-      ValueError: the window is empty, or larger than the square.
+      ValueError: the window is empty, larger than the square, or not in the centre of whole pixels.
     """
 
     image_size: int = 136
@@ -34,6 +34,12 @@ class Frame:
         if not 0 < self.window <= self.image_size:
             raise ValueError(
                 f"window is {self.window} and image_size {self.image_size}: choose a window from 1 to the image's size"
+            )
+
+        if (self.image_size - self.window) % 2:
+            raise ValueError(
+                f"window is {self.window} and image_size {self.image_size}: one is odd, so that no window of whole "
+                "pixels lies in the centre; choose two even or two odd numbers"
             )
 
     @property

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -101,52 +103,92 @@ class Task:
         return sum(source.batch_size for source in self.inputs.values())
 
 
-def make_step(task: Task, mesh: Mesh, rules: sharding.Rules = ()) -> Callable:
-    """The training step (state, metrics, constants, resident, batch) -> (state, metrics), to be jitted.
+class _Program(NamedTuple):
+    """What a step is traced from, apart from shapes: two tasks that share all of it share a compiled step."""
 
-    `resident` and `batch` are dicts by the input's name.
-    """
-    gathered = gathered_metrics(task)
+    loss: LossFn
+    outputs: tuple[str, ...]
+    optimizer: optax.GradientTransformation
+    next_state: NextState
+    reads: tuple[tuple[str, Callable], ...]
+    accumulate: int
+    mesh: Mesh
+    rules: sharding.Rules
 
-    def step(state: TrainState, seen: Any, constants: Any, resident: Any, batch: Any) -> tuple[TrainState, Any]:
+    def step(self, state: TrainState, seen: Any, constants: Any, resident: Any, batch: Any) -> tuple[TrainState, Any]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        batch = {name: source.read(resident[name], batch[name]) for name, source in task.inputs.items()}
-        fixed = Fixed(constants, state.state)
-        (loss, outputs), gradients = _gradients(task, state.params, fixed, batch, key)
-        gradients = jax.lax.with_sharding_constraint(gradients, sharding.by_rules(mesh, gradients, rules))
+        batch = {name: read(resident[name], batch[name]) for name, read in self.reads}
+        (loss, outputs), gradients = self.gradients(state.params, Fixed(constants, state.state), batch, key)
+        gradients = jax.lax.with_sharding_constraint(gradients, sharding.by_rules(self.mesh, gradients, self.rules))
         norm = optax.global_norm(gradients)
-        updates, opt_state = task.optimizer.update(gradients, state.opt_state, state.params)
+        updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        carried = task.next_state(state.state, params, outputs)
+        carried = self.next_state(state.state, params, outputs)
         seen = seen.merge(
-            gathered.single_from_model_output(
+            seen.single_from_model_output(
                 loss=loss,
                 gradient_norm=norm,
                 step=state.step + 1,
                 finite=jnp.isfinite(loss + norm),
-                **{name: outputs[name] for name in task.outputs},
+                **{name: outputs[name] for name in self.outputs},
             )
         )
         return TrainState(state.step + 1, params, carried, opt_state, state.key), seen
 
-    return step
+    def gradients(self, params: Any, fixed: Fixed, batch: Any, key: Array) -> Any:
+        """((loss, outputs), gradients), averaged over the parts of the batch."""
+        value_and_grad, count = jax.value_and_grad(self.loss, has_aux=True), self.accumulate
+        if count == 1:
+            return value_and_grad(params, fixed, batch, key)
+        # Every count-th row makes a part, so that each device finds its rows of every part among its own.
+        parts = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(len(x) // count, count, *x.shape[1:]), 1, 0), batch)
+        first = jax.tree.map(lambda x: x[0], parts)
+        zeros = jax.tree.map(
+            lambda shape: jnp.zeros(shape.shape, shape.dtype), jax.eval_shape(value_and_grad, params, fixed, first, key)
+        )
+
+        def add(total: Any, numbered: tuple[Array, Any]) -> tuple[Any, None]:
+            number, part = numbered
+            found = value_and_grad(params, fixed, part, jax.random.fold_in(key, number))
+            return jax.tree.map(jnp.add, total, found), None
+
+        total, _ = jax.lax.scan(add, zeros, (jnp.arange(count), parts))
+        return jax.tree.map(lambda x: x / count, total)
 
 
 def compile_step(task: Task, mesh: Mesh, rules: sharding.Rules = (), *, steps: int = 1) -> Callable:
-    """`make_step`, jitted; donates state and metrics. With `steps` above 1 it takes that many, of stacked batches."""
-    step = make_step(task, mesh, rules)
+    """The training step (state, metrics, constants, resident, batch) -> (state, metrics), jitted.
 
+    `resident` and `batch` are by the input's name; state and metrics are donated. With `steps` above 1 it takes that
+    many, of stacked batches. Tasks of the same functions, such as many small heads, share what is compiled.
+    """
+    program = _Program(
+        task.loss,
+        task.outputs,
+        task.optimizer,
+        task.next_state,
+        tuple((name, source.read) for name, source in task.inputs.items()),
+        task.accumulate,
+        mesh,
+        tuple((pattern, tuple(axes)) for pattern, axes in rules),
+    )
+    shapes = jax.eval_shape(lambda: initial_state(task))
+    shardings, structure = jax.tree.flatten(sharding.by_rules(mesh, shapes, rules))
+    return _compiled(program, steps, tuple(shardings), structure)
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(program: _Program, steps: int, shardings: tuple, structure: Any) -> Callable:
     def several(state: TrainState, seen: Any, constants: Any, resident: Any, batches: Any) -> tuple[TrainState, Any]:
         def one(carry: tuple[TrainState, Any], batch: Any) -> tuple[tuple[TrainState, Any], None]:
-            return step(*carry, constants, resident, batch), None
+            return program.step(*carry, constants, resident, batch), None
 
         return jax.lax.scan(one, (state, seen), batches)[0]
 
-    shapes = jax.eval_shape(lambda: initial_state(task))
     return jax.jit(
-        step if steps == 1 else several,
+        program.step if steps == 1 else several,
         donate_argnums=(0, 1),
-        out_shardings=(sharding.by_rules(mesh, shapes, rules), sharding.replicated(mesh)),
+        out_shardings=(structure.unflatten(shardings), sharding.replicated(program.mesh)),
     )
 
 
@@ -155,31 +197,18 @@ def gathered_metrics(task: Task) -> Any:
     return metrics.collection(("loss", "gradient_norm", *task.outputs))
 
 
+@functools.lru_cache(maxsize=16)
+def _rows(gathered: Any, schedule: optax.Schedule, mesh: Mesh) -> tuple[Callable, Callable]:
+    """() -> metrics of no step; (metrics, step) -> a row of them."""
+    return (
+        jax.jit(gathered.empty, out_shardings=sharding.replicated(mesh)),
+        jax.jit(lambda seen, step: seen.compute() | {"learning_rate": schedule(step - 1)}),
+    )
+
+
 def initial_state(task: Task) -> TrainState:
     key = jax.random.key_data(jax.random.key(task.seed))
     return TrainState(jnp.zeros((), jnp.int32), task.params, task.state, task.optimizer.init(task.params), key)
-
-
-def _gradients(task: Task, params: Any, fixed: Fixed, batch: Any, key: Array) -> Any:
-    """((loss, outputs), gradients), averaged over the parts of the batch."""
-    value_and_grad = jax.value_and_grad(task.loss, has_aux=True)
-    if task.accumulate == 1:
-        return value_and_grad(params, fixed, batch, key)
-    count = task.accumulate
-    # A part is every count-th row, so that each device already holds its rows of every part.
-    parts = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(len(x) // count, count, *x.shape[1:]), 1, 0), batch)
-    first = jax.tree.map(lambda x: x[0], parts)
-    zeros = jax.tree.map(
-        lambda shape: jnp.zeros(shape.shape, shape.dtype), jax.eval_shape(value_and_grad, params, fixed, first, key)
-    )
-
-    def add(total: Any, numbered: tuple[Array, Any]) -> tuple[Any, None]:
-        number, part = numbered
-        found = value_and_grad(params, fixed, part, jax.random.fold_in(key, number))
-        return jax.tree.map(jnp.add, total, found), None
-
-    total, _ = jax.lax.scan(add, zeros, (jnp.arange(count), parts))
-    return jax.tree.map(lambda x: x / count, total)
 
 
 def check_batch(name: str, batch_size: int, accumulate: int, mesh: Mesh) -> None:
@@ -241,12 +270,11 @@ def fit(
     writer = metrics.MetricsWriter(workdir, task.name, resumed_at=first) if writes and workdir else None
     gathered = gathered_metrics(task)
     step_fns = {count: compile_step(task, mesh, rules, steps=count) for count in {1, task.steps_per_dispatch}}
-    fresh = jax.jit(gathered.empty, out_shardings=sharding.replicated(mesh))
-    row = jax.jit(lambda seen, step: seen.compute() | {"learning_rate": task.schedule(step - 1)})
+    fresh, row = _rows(gathered, task.schedule, mesh)
     seen, stop = fresh(), processes.Stop(stop_at, alone=parts == 1)
     progress = tqdm(
         total=task.steps, initial=first, desc=task.name, unit="step", dynamic_ncols=True, disable=not writes,
-        mininterval=1 if sys.stderr.isatty() else 30,
+        mininterval=1 if sys.stderr.isatty() else 30, delay=0 if workdir else 5,
     )  # fmt: skip
     logged_at, logged_step, step = time.monotonic(), first, first
     try:
@@ -297,7 +325,7 @@ def _steps_to_dispatch(task: Task, step: int) -> int:
 
 
 def _advice(task: Task, step: int, checkpoint: int | None) -> str:
-    section = task.name.split("_")[0]  # detect_68 is set by config.detect
+    section = re.sub(r"_\d+$", "", task.name)  # detect_68 is set by config.detect
     kept = f"the checkpoint of step {checkpoint} is finite" if checkpoint else "there is no checkpoint before it"
     return (
         f"{task.name}: the loss or a gradient was not finite at step {step} of {task.steps}; {kept}. Try a lower "

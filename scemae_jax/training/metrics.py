@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Self
@@ -36,6 +37,7 @@ class FirstNonFinite(metrics.Metric):
         return self.step
 
 
+@functools.cache
 def collection(names: tuple[str, ...]) -> type[metrics.Collection]:
     """A collection that averages the named outputs and watches for the first non-finite step."""
     averages = {name: metrics.Average.from_output(name) for name in names}

@@ -6,8 +6,9 @@ rule says so; otherwise every device holds all of them.
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -86,7 +87,13 @@ def place(tree: Any, shardings: Any) -> Any:
     """A copy of a tree of arrays with these shardings, in new buffers (so that a step may donate them)."""
     # An array on one device is copied to the others first; to devices of other processes through the host.
     tree = jax.device_get(tree) if jax.process_count() > 1 else jax.device_put(tree, shardings)
-    return jax.jit(lambda t: jax.tree.map(lambda x: x + 0, t), out_shardings=shardings)(tree)
+    leaves, structure = jax.tree.flatten(shardings)
+    return _copy(tuple(leaves), structure)(tree)
+
+
+@functools.lru_cache(maxsize=16)
+def _copy(shardings: tuple, structure: Any) -> Callable:
+    return jax.jit(lambda t: jax.tree.map(lambda x: x + 0, t), out_shardings=structure.unflatten(shardings))
 
 
 def shard_batch(mesh: Mesh, batch: dict[str, np.ndarray], *, stacked: bool = False) -> dict[str, jax.Array]:

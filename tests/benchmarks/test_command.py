@@ -79,7 +79,7 @@ def test_relative_error():
 def test_hypercolumns_have_the_tokens_of_every_layer():
     task = stage_task(SETTINGS.config, "refine", noise_on_devices(SETTINGS, 4))
     architecture = SETTINGS.architecture
-    columns = architecture.variant.depth * architecture.variant.width
+    columns = architecture.backbone.variant.depth * architecture.backbone.variant.width
     params = with_hypercolumns(task, SETTINGS, hidden=False).params
     assert params["out"]["kernel"].shape == (columns, architecture.projection)
     assert with_hypercolumns(task, SETTINGS, hidden=True).params["hidden"]["kernel"].shape == (columns, columns)

@@ -65,9 +65,8 @@ def pair(encoder, image, decoder, normalise=True):
     """Hugging Face's network, and ours with the same weights."""
     network = reference(encoder, image, decoder, normalise)
     model = from_torch(network.state_dict(), encoder=encoder, decoder_heads=decoder[2]).model
-    return network, dataclasses.replace(
-        model, architecture=dataclasses.replace(model.architecture, normalise_target=normalise)
-    )
+    changed = dataclasses.replace(model.architecture.decoder, normalise_target=normalise)
+    return network, dataclasses.replace(model, architecture=dataclasses.replace(model.architecture, decoder=changed))
 
 
 def batch(encoder, image, size):
@@ -93,7 +92,7 @@ def test_equals_hugging_face(sizes, normalise, size):
     @jax.jit
     def ours(params, images, noise):
         keep = mae.mask_by_noise(noise, 0.75).keep
-        tokens = model.architecture.build_encoder().apply({"params": params["encoder"]}, images, keep)
+        tokens = model.architecture.backbone.build().apply({"params": params["encoder"]}, images, keep)
         return tokens, model.architecture.build_mae().apply({"params": params}, images, noise)
 
     tokens, output = ours(model.params, images, noise)

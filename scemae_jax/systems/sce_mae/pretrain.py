@@ -13,8 +13,8 @@ from jaxtyping import Array, Float, Key
 from scemae_jax.config import Config
 from scemae_jax.data import augment
 from scemae_jax.faces.frame import FRAME
-from scemae_jax.model import Architecture
 from scemae_jax.models import mae, vit
+from scemae_jax.models.architecture import Architecture
 from scemae_jax.training import loop, optimizer
 from scemae_jax.training.feed import Input
 
@@ -36,9 +36,9 @@ def random_views(
 
 def initial_params(architecture: Architecture, seed: int) -> Any:
     """Random parameters of encoder and decoder."""
-    network = architecture.build_mae()
-    window = architecture.frame.window
-    images, noise = jnp.zeros((1, window, window, 3)), jnp.zeros((1, architecture.side**2))
+    network, backbone = architecture.build_mae(), architecture.backbone
+    images = jnp.zeros((1, backbone.frame.window, backbone.frame.window, 3))
+    noise = jnp.zeros((1, backbone.side**2))
     return jax.jit(network.init)(jax.random.key(seed), images, noise)["params"]
 
 
@@ -50,16 +50,16 @@ def task(
     steps: int,
 ) -> loop.Task:
     """The pretraining task; `config` is the whole config, `params` those to start from."""
-    settings = config.pretrain
+    settings, backbone = config.pretrain, architecture.backbone
     network = architecture.build_mae(vit.LayerLoop(scan=settings.scan_layers, remat=settings.remat))
     augmentation = ml_collections.FrozenConfigDict(settings.augment)
 
     def loss(params: Any, _: loop.Fixed, batch: loop.Batch, key: Array) -> tuple[Array, dict[str, Array]]:
         view_key, noise_key = jax.random.split(key)
         images = batch["unlabelled"]["image"]
-        views, _crops = random_views(view_key, images, augmentation, architecture.frame.window)
-        noise = jax.random.uniform(noise_key, (len(views), architecture.side**2))
-        output = cast(mae.MAEOutput, network.apply({"params": params}, architecture.normalise(views), noise))
+        views, _crops = random_views(view_key, images, augmentation, backbone.frame.window)
+        noise = jax.random.uniform(noise_key, (len(views), backbone.side**2))
+        output = cast(mae.MAEOutput, network.apply({"params": params}, backbone.normalise(views), noise))
         return output.loss, {}
 
     def next_average(state: Any, params: Any, _: Any) -> Any:

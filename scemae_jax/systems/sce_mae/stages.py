@@ -23,7 +23,7 @@ from scemae_jax.model_file import export_stablehlo, load, save_model
 from scemae_jax.report.build import build_report
 from scemae_jax.report.table import LEFT_OUT, counts_by_split
 from scemae_jax.systems.sce_mae import few_annotations, landmark_heads, pretrain, refine, settings
-from scemae_jax.systems.sce_mae.networks import SceMae
+from scemae_jax.systems.sce_mae.networks import SceMae, in_frame
 from scemae_jax.training import processes
 from scemae_jax.training.metrics import read_metrics
 
@@ -55,6 +55,7 @@ def _split_diagnostic(experiment: SceMae) -> dict[str, Any]:
         if split in experiment.dataset.info.splits:
             faces = sources.read_faces(experiment.dataset, [split], SOME_IMAGES).annotated()
             if len(faces):
+                faces = in_frame(faces, experiment.architecture.backbone.frame)
                 return attentive_near_landmarks(experiment.mae(), faces) | {"split_diagnostic_on": split}
     return {}
 
@@ -71,19 +72,20 @@ def run_match(experiment: SceMae) -> dict[str, Any]:
     if not len(pairs):
         return {"skipped": f"{len(faces)} annotated faces in split {split}, and two make a pair{HOW_TO_ANNOTATE}"}
     available = faces.landmarks.shape[1]
-    if available == 68:  # one pass for both forms: the five points are columns of their own
+    forms = scheme_of(available).forms
+    if len(forms) > 1:  # one pass for both forms: the five points are columns of their own
         both = np.concatenate([five_points(faces.landmarks), faces.landmarks], axis=1)
         faces = dataclasses.replace(faces, landmarks=both)
     networks = experiment.measured_networks(settings.baselines)
     if settings.clustered:
         networks["MAE, clustered"] = (experiment.mae(), "clustered")
     own: dict[str, matching.FeatureFn | None] = {"own location": None}
-    frame = experiment.architecture.frame
+    frame = experiment.architecture.backbone.frame
     raw_patches = functools.partial(matching.raw_patches, frame=frame)
     baselines = own | ({"raw patches": raw_patches} if settings.baselines else {})
     trained, means, some = own.copy(), {}, experiment.some_unlabelled_faces().images
     for name, (network, which) in networks.items():
-        dense = functools.partial(network.features, stride=settings.stride, which=which)
+        dense = functools.partial(network.device_features, stride=settings.stride, which=which)
         if name == "untrained":
             baselines[name] = dense
         else:
@@ -107,7 +109,7 @@ def run_match(experiment: SceMae) -> dict[str, Any]:
         features = {name: matching.over_pairings(e[len(pairs) :, part], len(again)) for name, e in found.items()}
         return measured | {"random_pairings": {"pairings": len(again), "features": features}}
 
-    columns = {5: slice(0, 5), 68: slice(5, None)} if available == 68 else {available: slice(None)}
+    columns = {count: slice(-count, None) if count == available else slice(0, count) for count in forms}
     first, *others = (form(count, part) for count, part in columns.items())
     return {
         "split": split,
@@ -136,7 +138,7 @@ def run_detect(experiment: SceMae) -> dict[str, Any]:
     if settings.mirror and scheme_of(train.landmarks.shape[1]).mirror is None:
         logging.warning("which of %d landmarks mirror which is not known: no mirrored images", train.landmarks.shape[1])
         settings.mirror = False
-    is_linear = len(train) < settings.linear.below
+    is_linear = landmark_heads.choose_kind(len(train), settings) == "linear"
     for count in scheme_of(train.landmarks.shape[1]).choose_forms(settings.landmarks):
         landmarks = in_form(train.landmarks, count)
         if is_linear:
@@ -163,7 +165,7 @@ def run_detect(experiment: SceMae) -> dict[str, Any]:
             "split": config.data.test_split,
             "images": len(test),
             "annotated_images": len(train),
-            "head": "linear" if is_linear else "heatmaps",
+            "head": head.kind,
             "unit": detection.unit(eyes),
             "methods": methods,
         }
@@ -179,13 +181,16 @@ def run_few_shot(experiment: SceMae) -> dict[str, Any]:
             "skipped": f"{len(train)} annotated faces to learn from and {len(test)} in split {config.data.test_split}: "
             f"{min(settings.counts)} and one are needed{HOW_TO_ANNOTATE}"
         }
-    frame, features = experiment.architecture.frame, {}
+    frame, features = experiment.architecture.backbone.frame, {}
     if settings.baselines:
         features["raw patches"] = functools.partial(few_annotations.patch_colours, frame=frame)
     for name, (network, which) in experiment.measured_networks(settings.baselines).items():
         chosen = settings.which if name == "SCE-MAE" else which
         features[name] = functools.partial(
-            network.features, stride=settings.stride, which=chosen, projected_weight=config.detect.projected_weight
+            network.device_features,
+            stride=settings.stride,
+            which=chosen,
+            projected_weight=config.detect.projected_weight,
         )
     forms = scheme_of(train.landmarks.shape[1]).choose_forms(settings.landmarks)
     protocol = few_annotations.Protocol(
@@ -220,10 +225,9 @@ def run_represent(experiment: SceMae) -> dict[str, Any]:
     settings, split = experiment.config.represent, experiment.config.data.test_split
     faces = experiment.faces(split)
     faces = faces.take(np.arange(min(len(faces), settings.images or len(faces))))
-    landmarks = faces.landmarks
-    if landmarks.shape[1] == 68:
-        landmarks = in_form(faces.landmarks, settings.landmarks)
-    frame = experiment.architecture.frame
+    (count,) = scheme_of(faces.landmarks.shape[1]).choose_forms([settings.landmarks])
+    landmarks = in_form(faces.landmarks, count)
+    frame = experiment.architecture.backbone.frame
     visible = representation.visible(landmarks, frame)
     if (visible.sum(axis=0) > 1).sum() < 2 or visible.sum() <= settings.perplexity:
         return {
@@ -233,7 +237,7 @@ def run_represent(experiment: SceMae) -> dict[str, Any]:
         }
     found, points = {}, {}
     for name, (network, which) in experiment.measured_networks(experiment.config.match.baselines).items():
-        dense = functools.partial(network.features, stride=settings.stride, which=which)
+        dense = functools.partial(network.device_features, stride=settings.stride, which=which)
         kind = representation.represent(
             representation.landmark_features(dense, faces.images, landmarks, frame),
             perplexity=settings.perplexity, repeats=settings.repeats, seed=experiment.config.seed, name=name,
@@ -267,7 +271,7 @@ def run_report(experiment: SceMae) -> dict[str, Any]:
         faces=faces,
         mae=experiment.mae(),
         model=model,
-        detectors={count: functools.partial(model.detect, num_landmarks=count) for count in model.heads},
+        detectors={int(name): functools.partial(model.detect, head=name) for name in model.heads},
         results=results,
         metrics=read_metrics(experiment.workdir),
         examples=experiment.config.report.examples,
@@ -303,7 +307,7 @@ def run_export(experiment: SceMae) -> dict[str, Any]:
 def describe(experiment: SceMae) -> None:
     """Prints the networks' parameters, a batch and the steps of stages 1 and 2."""
     config, architecture, num_images = experiment.config, experiment.architecture, experiment.num_images
-    window = architecture.frame.window
+    window = architecture.backbone.frame.window
     params = pretrain.initial_params(architecture, config.seed)
     params |= {"projector": refine.initial_projector(architecture, config.seed)}
     print(parameter_overview.get_parameter_overview(params, include_stats=False))
