@@ -1,5 +1,6 @@
 """Preparing from the command line: what is checked, what is downloaded, and how errors are told."""
 
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -232,6 +233,16 @@ def test_what_cannot_be_done_is_said(values, message, run, tmp_path, capsys):
     (line,) = errors(captured := capsys.readouterr())
     assert message in line
     assert "Traceback" not in captured.err
+
+
+def test_nothing_is_fetched_unasked(run, tmp_path, capsys, monkeypatch):
+    files = dataclasses.replace(sources.AflwM.FILES, host="http://127.0.0.1:9")  # where nobody answers
+    monkeypatch.setattr(sources.AflwM, "FILES", files)
+    (tmp_path / "manual/other").mkdir(parents=True)
+    asked = {"dataset": "aflw_m", "manual_dir": tmp_path / "manual", "data_dir": tmp_path}
+    for download, message in ((False, "no AFLW as MTFL crops it in"), (True, "cannot be downloaded to")):
+        assert run(**asked, download=download) == 1
+        assert message in errors(capsys.readouterr())[0]
 
 
 def test_training_needs_the_folder_only_until_the_dataset_is_prepared(manual, tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from scemae_jax.data import sources
-from scemae_jax.data.datasets import official
+from scemae_jax.data.datasets import aflw_m, aflw_r, official, three_hundred_w
 from scemae_jax.data.datasets.celeba_landmarks import CUT
 from scemae_jax.data.datasets.splits import draw_held_out
 from scemae_jax.data.images import DatasetError
@@ -37,6 +37,20 @@ def test_counts_are_checked_unless_the_tree_is_a_miniature(found, is_allowed, ca
             DatasetError, match=rf"the lists: found .*{found['test']}}} images, officially .*'test': 10"
         ):
             official.check_counts(found, {"train": 90, "test": 10}, what="the lists")
+
+
+@pytest.mark.parametrize("module", [aflw_m, aflw_r, three_hundred_w])
+def test_the_lists_of_each_dataset_are_counted(module, tmp_path, monkeypatch):
+    name = module.__name__.rpartition(".")[2]
+    getattr(miniature_trees, name)(tmp_path, n=12)
+    tree = module.FILES.find(tmp_path)
+    found = {split: len(faces) for split, faces in module.read_splits(tree).items()}
+    assert sum(found.values()) == 12
+    monkeypatch.setattr(module, "OFFICIAL_COUNTS", found)
+    module.read_splits(tree)
+    monkeypatch.setattr(module, "OFFICIAL_COUNTS", found | {"test": found["test"] + 1})
+    with pytest.raises(DatasetError, match=rf"'test': {found['test']}}} images, officially"):
+        module.read_splits(tree)
 
 
 def test_missing_and_truncated_images_are_errors(tmp_path):
