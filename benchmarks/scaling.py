@@ -33,7 +33,7 @@ from scemae_jax.training import feed, loop, sharding
 
 CELEBA = 162_770
 """Training images."""
-IMAGE = (FRAME.image_size, FRAME.image_size, 3)
+IMAGE = feed.Layout((FRAME.image_size, FRAME.image_size, 3), jnp.uint8)
 
 CHIPS = {
     "v5e": {"flops": 197e12, "hbm": 819e9, "ici": 200e9, "clock": 1.5e9},
@@ -95,7 +95,7 @@ def training_step(config: Config, stage: str, mesh: Mesh, num_images: int = CELE
     source = feed.Input(
         batches=cast(Any, None),  # none is drawn
         batch_size=batch_size,
-        read=functools.partial(feed.read_images, mesh, IMAGE),
+        read=functools.partial(feed.read_held, mesh, {"image": IMAGE}),
         replicated=True,
     )
     task = stage_task(config, stage, source, lambda build: functools.partial(jax.eval_shape, build))
@@ -103,7 +103,7 @@ def training_step(config: Config, stage: str, mesh: Mesh, num_images: int = CELE
     held = jax.ShapeDtypeStruct(feed.held_shape(mesh, num_images, IMAGE), jnp.int32, sharding=rows)
     numbers = {"number": jax.ShapeDtypeStruct((batch_size,), jnp.int32)}
     batch = on_every_chip({"unlabelled": numbers}, mesh)
-    return step_of(task, mesh, config.mesh.rules, {"unlabelled": held}, batch)
+    return step_of(task, mesh, config.mesh.rules, {"unlabelled": {"image": held}}, batch)
 
 
 def step_of(

@@ -18,6 +18,8 @@ from benchmarks.measure import Contender, Row, measure, memory
 from scemae_jax import config as configuration
 from scemae_jax.config import Config
 from scemae_jax.data import sources
+from scemae_jax.data.augment import random_views
+from scemae_jax.data.pipeline import InMemory
 from scemae_jax.faces.frame import FRAME
 from scemae_jax.models import carb, mae
 from scemae_jax.models.architecture import Architecture
@@ -26,7 +28,7 @@ from scemae_jax.ops.lcr import lcr_loss
 from scemae_jax.systems.sce_mae import pretrain, refine
 from scemae_jax.systems.sce_mae import settings as sce_mae
 from scemae_jax.training import loop, sharding
-from scemae_jax.training.feed import Input, from_host, on_devices, open_input
+from scemae_jax.training.feed import Input, open_input
 
 STEPS = 1000
 """Of the learning rate's schedule; no time depends on it."""
@@ -110,8 +112,8 @@ class Trainer:
 
 
 def noise_on_devices(settings: Settings, batch_size: int) -> Input:
-    images = sources.ImagesInMemory(settings.images(2 * batch_size))
-    return on_devices([images], [1.0], batch_size=batch_size, seed=0, mesh=sharding.make_mesh())
+    images = InMemory({"image": settings.images(2 * batch_size)})
+    return open_input([images], [1.0], cache="device", batch_size=batch_size, seed=0, mesh=sharding.make_mesh())
 
 
 def stage_task(config: Config, stage: str, source: Input, build: Callable[..., Any] = jax.jit) -> loop.Task:
@@ -139,8 +141,8 @@ def without_augmentation(task: loop.Task, settings: Settings) -> loop.Task:
         noise = jax.random.uniform(key, (batch_size, patches))
         return cast(mae.MAEOutput, network.apply({"params": params}, batch["views"]["image"], noise)).loss, {}
 
-    views = sources.ImagesInMemory(normalised_views(settings, batch_size))
-    source = from_host([views], [1.0], batch_size=batch_size, seed=0, mesh=sharding.make_mesh())
+    views = InMemory({"image": normalised_views(settings, batch_size)})
+    source = open_input([views], [1.0], cache="none", batch_size=batch_size, seed=0, mesh=sharding.make_mesh())
     return dataclasses.replace(task, loss=loss, inputs={"views": source})
 
 
@@ -173,9 +175,9 @@ def with_hypercolumns(task: loop.Task, settings: Settings, *, hidden: bool) -> l
     terms = {"temperature": stage.temperature, "repellence": tuple(stage.repellence)}
 
     def loss(params: Any, fixed: loop.Fixed, batch: loop.Batch, key: Array) -> tuple[Array, dict]:
-        views, _ = pretrain.random_views(key, batch["unlabelled"]["image"], augmentation)
+        views, _ = random_views(key, batch["unlabelled"], augmentation, FRAME.window)
         weights = {"params": fixed.constants}
-        _, seen = cast(Any, encoder.apply(weights, backbone.normalise(views), intermediates=True))
+        _, seen = cast(Any, encoder.apply(weights, backbone.normalise(views["image"]), intermediates=True))
         columns = jnp.concatenate([seen[f"layer_{number}"][:, 1:] for number in range(1, v.depth + 1)], axis=-1)
         features = projector.apply({"params": params}, jax.lax.stop_gradient(columns))
         return jax.vmap(lambda f: lcr_loss(f, positions, attentive, **terms))(features).mean(), {}
@@ -237,7 +239,7 @@ def inputs(settings: Settings) -> list[Row]:
     tfds.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         data.dataset, data.variant, data.data_dir = "synthetic_faces", "tiny", folder
-        images, weights = sources.unlabelled_images(data, sources.open_dataset(data))
+        images, weights = sources.unlabelled_images(data, [sources.open_dataset(data)])
         common = {"seed": 0, "mesh": sharding.make_mesh(), "workers": settings.workers}
         by_cache = {
             cache: open_input(images, weights, cache=cache, batch_size=config.pretrain.batch_size, **common)

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import itertools
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 import ml_collections
@@ -52,6 +55,9 @@ def base(system: str, stages: tuple[str, ...]) -> Config:
     data.dataset = "synthetic_faces"  # or another of scemae_jax.data.sources.DATASETS: landmark_folder, mafl, ...
     data.variant = "default"  # of synthetic_faces
     data.root = ""  # the folder of landmark_folder, or the one that an official dataset is prepared from
+    # Other folders whose images stages 1 and 2 see too: (("FOLDER", weight), ...). Of weight 2, each image comes twice
+    # as often as one of root.
+    data.more_roots = ()
     data.data_dir = ""  # where prepared datasets are kept; empty: TFDS_DATA_DIR, or ~/tensorflow_datasets
     # What stages 1 and 2 see; of a folder, "unlabeled_validation" holds the validation people's unannotated images
     data.unlabelled_splits = ("train", "unlabeled")
@@ -159,11 +165,35 @@ def check(config: Config) -> None:
             "data.cache": CACHES,
         },
     )
+    check_more_roots(config.data)
+    if not 0 <= config.data.synthetic_share < 1:
+        raise ValueError(f"config.data.synthetic_share is {config.data.synthetic_share}: choose a share from 0 up to 1")
     known = (*SPLITS, UNLABELED_VALIDATION)
     for name in ("unlabelled_splits", "train_splits", "test_split"):
         value = config.data[name]
         if unknown := [split for split in ((value,) if isinstance(value, str) else value) if split not in known]:
             raise ValueError(f"config.data.{name} names {unknown}: choose from {', '.join(known)}")
+
+
+def check_more_roots(data: Config) -> None:
+    """Raises ValueError where `config.data.more_roots` are not folders with weights, or hold the same images twice."""
+    if data.more_roots and data.dataset != "landmark_folder":
+        raise ValueError(f"config.data.more_roots adds to landmark_folder, and config.data.dataset is {data.dataset!r}")
+    roots = [data.root] if data.root else []
+    for entry in data.more_roots:
+        if not isinstance(entry, Sequence) or [type(part) for part in entry] not in ([str, int], [str, float]):
+            raise ValueError(f"config.data.more_roots holds {entry!r}: write (('FOLDER', weight), ...)")
+        root, weight = entry
+        if not 0 < weight < math.inf:
+            raise ValueError(f"config.data.more_roots gives {root!r} the weight {weight}: choose one above 0")
+        roots.append(root)
+    folders = [Path(root).expanduser().resolve() for root in roots]
+    for first, second in itertools.permutations(range(len(folders)), 2):
+        if folders[first].is_relative_to(folders[second]):
+            raise ValueError(
+                f"config.data.root and more_roots: {roots[first]!r} is, or is inside, {roots[second]!r}, so its images "
+                "would be there twice: name one of the two"
+            )
 
 
 def check_choices(config: Config, choices: Mapping[str, tuple[Any, ...]]) -> None:
@@ -214,6 +244,7 @@ def config_hash(config: Config) -> str:
 ADDED = {
     "system": "sce_mae",
     "pretrain.average": 0.0,
+    "data.more_roots": [],
     "model.image_size": FRAME.image_size,
     "model.window": FRAME.window,
 }

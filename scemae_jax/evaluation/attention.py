@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scemae_jax.data.record import Faces
+from scemae_jax.data.record import AnnotatedFaces
 from scemae_jax.model import CHUNK, Model
 from scemae_jax.models.carb import patch_positions, split_by_attention
 
@@ -14,7 +14,7 @@ NEAR = 6.0
 """A patch is near a landmark if its centre is within so many pixels of it."""
 
 
-def attentive_near_landmarks(model: Model, faces: Faces) -> dict[str, float]:
+def attentive_near_landmarks(model: Model, faces: AnnotatedFaces) -> dict[str, float]:
     """Share of the attentive patches that are near a landmark, and of all patches; needs annotated faces.
 
     If both shares are equal, the split has nothing to do with the face.

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 from tqdm import tqdm
 
-from scemae_jax.data.record import Faces
+from scemae_jax.data.record import AnnotatedFaces
 from scemae_jax.faces.frame import FRAME, Frame
 from scemae_jax.ops.correspondence import predict_matches
 from scemae_jax.ops.tps import ThinPlateWarp
@@ -148,8 +148,8 @@ class _Block(NamedTuple):
     different: Float[np.ndarray, "p l 2"]
 
 
-def _blocks(faces: Faces, pairs: Int[np.ndarray, "p 2"], seed: int, frame: Frame) -> Iterator[_Block]:
-    """All pairs at once if an image is in several of them, so that it is warped once; otherwise a few at a time."""
+def _blocks(faces: AnnotatedFaces, pairs: Int[np.ndarray, "p 2"], seed: int, frame: Frame) -> Iterator[_Block]:
+    """All pairs at once where an image is in several of them, so that it is warped once; else a few at a time."""
     recurring = len(np.unique(pairs)) < pairs.size
     key = jax.random.key(seed)
     keys_of = jax.vmap(lambda i: jax.random.fold_in(key, i))
@@ -206,7 +206,7 @@ def _predict(
 
 
 def match(
-    faces: Faces,
+    faces: AnnotatedFaces,
     features: Mapping[str, FeatureFn | None],
     *,
     pairs: Int[np.ndarray, "p 2"],

@@ -55,7 +55,7 @@ def build_report(
 
     Args:
       workdir: config.json is read from it, if it is there.
-      faces: test faces, of which some are shown; with all their landmarks, or with none (`[n, 0, 2]`).
+      faces: test faces, of which some are shown; with all their landmarks, or with none.
       mae: the backbone after stage 1; with its decoder, reconstructions are shown.
       model: the same backbone with its projector, where stage 2 ran.
       detectors: by number of landmarks; give (x, y) in pixels of the images.
@@ -83,7 +83,7 @@ def build_report(
     if embedded:
         pictures |= embedding_pictures(embedded, results["represent"])
     pictures |= few_shot_pictures(results.get("few_shot", {}))
-    if shown.landmarks.size:
+    if shown.points.size:
         for count, detect in sorted(detectors.items()):
             pictures |= detection_pictures(detect, count, shown, frame)
 
@@ -107,7 +107,7 @@ def build_report(
 def different_people(faces: Faces, count: int, seed: int) -> Faces:
     """`count` faces drawn at random, of as many people as there are; fewer if there are not so many faces."""
     order = np.random.default_rng(seed).permutation(len(faces))
-    _, first = np.unique(faces.subjects[order], return_index=True)
+    _, first = np.unique(faces.people[order], return_index=True)
     repeats = np.setdiff1d(np.arange(len(faces)), first)
     return faces.take(order[np.concatenate([np.sort(first), repeats])[:count]])
 
@@ -282,7 +282,7 @@ def cosine_maps(
 
 def similarity_pictures(maps: Mapping[str, Array], faces: Faces, frame: Frame) -> dict[str, Picture]:
     faces = faces.take(np.arange(min(MAPPED_FACES, len(faces))))
-    names, points, truth = query_points(faces.landmarks, frame)
+    names, points, truth = query_points(faces.points, frame)
     picked = np.unique(np.linspace(0, len(names) - 1, DRAWN_QUERIES).round().astype(int))
     similarity = {
         name: np.asarray(cosine_maps(features[0], features[: len(faces)], points[0, picked], frame.window))
@@ -293,7 +293,7 @@ def similarity_pictures(maps: Mapping[str, Array], faces: Faces, frame: Frame) -
         for i, point in enumerate(picked)
         for kind, found in similarity.items()
     ]
-    target = "the hollow circle; the cross marks the highest value" if faces.landmarks.size else "under the cross"
+    target = "the hollow circle; the cross marks the highest value" if faces.points.size else "under the cross"
     caption = (
         "How alike the features everywhere are to those at the point marked on the left (cosine similarity, brighter "
         "is more alike; each row has its own scale). Look for one bright spot at the same landmark of every face, "
@@ -308,7 +308,7 @@ def match_pictures(maps: Mapping[str, Array], faces: Faces, frame: Frame) -> dic
     pairs = np.arange(len(faces) // 2 * 2).reshape(-1, 2)
     if not len(pairs):
         return {}
-    images, (_, points, truth) = windows(faces, frame), query_points(faces.landmarks, frame)
+    images, (_, points, truth) = windows(faces, frame), query_points(faces.points, frame)
     a, b = pairs.T
     predict = jax.jit(jax.vmap(functools.partial(correspondence.predict_matches, window=frame.window)))
     found = {}
@@ -319,7 +319,7 @@ def match_pictures(maps: Mapping[str, Array], faces: Faces, frame: Frame) -> dic
             figures.Match(queries, found_at, known, f"{name}: mean error {error:.1f}" if np.isfinite(error) else name)
             for queries, found_at, known, error in zip(points[a], predicted, truth[b], errors, strict=True)
         ]
-    if faces.landmarks.size:
+    if faces.points.size:
         caption = (
             "Each landmark of the left face is sought in the right one, another person's, by its feature alone. Look "
             "at how near the filled dots come to the hollow circles, the truth, of their colour. "
@@ -375,7 +375,7 @@ def few_shot_pictures(few_shot: dict[str, Any]) -> dict[str, Picture]:
 
 
 def detection_pictures(detect: Detector, count: int, faces: Faces, frame: Frame) -> dict[str, Picture]:
-    truth = in_form(faces.landmarks, count)
+    truth = in_form(faces.points, count)
     predicted, eyes = np.asarray(detect(faces.images)), scheme_of(count).eyes
     measure = functools.partial(detection.inter_ocular_error, eyes=eyes) if eyes else detection.box_diagonal_error
     labels = [f"error {error:.1f} %" for error in np.asarray(measure(predicted, truth))]

@@ -18,7 +18,7 @@ import scemae_jax
 from scemae_jax.data.pipeline import training_batches
 from scemae_jax.training import loop, metrics, optimizer, processes, sharding
 from scemae_jax.training.checkpoints import Checkpoints, newest_step, restore_part
-from scemae_jax.training.feed import Input, from_host, on_devices
+from scemae_jax.training.feed import Input, open_input
 
 STEPS, DIES_BEFORE, LOG_EVERY, CHECKPOINT_EVERY = 24, 18, 4, 5
 
@@ -293,9 +293,9 @@ class Plain:
 
 
 @pytest.mark.parametrize("together", [1, 4])
-@pytest.mark.parametrize("where", [from_host, on_devices])
+@pytest.mark.parametrize("cache", ["none", "device"])
 def test_nothing_is_compiled_transferred_or_read_unasked_once_the_loop_runs(
-    tmp_path, read_on_the_host, where, together
+    tmp_path, read_on_the_host, cache, together
 ):
     """But for what the loop hands over on purpose: batches to the devices, a row of metrics back where one is due."""
     compiled = []
@@ -308,7 +308,7 @@ def test_nothing_is_compiled_transferred_or_read_unasked_once_the_loop_runs(
         error = batch["plain"]["image"].astype(jnp.float32).mean() - params["layer"]["bias"].sum() - fixed.constants
         return error**2, {"absolute_error": jnp.abs(error)}
 
-    source = where([Plain()], [1.0], batch_size=8, seed=0, mesh=sharding.make_mesh())
+    source = open_input([Plain()], [1.0], cache=cache, batch_size=8, seed=0, mesh=sharding.make_mesh())
     watched = Watched(source.batches)
     task = dataclasses.replace(
         linear_task(steps=40, log_every=4, checkpoint_every=8),

@@ -26,7 +26,7 @@ from jaxtyping import Array, Float, Num
 from tqdm import tqdm
 
 from scemae_jax.config import Config, num_steps
-from scemae_jax.data.record import Faces
+from scemae_jax.data.record import AnnotatedFaces
 from scemae_jax.evaluation import detection
 from scemae_jax.evaluation.few_annotations import FROM_SCRATCH, MEAN_SHAPE, method_name
 from scemae_jax.faces.frame import FRAME, AnyArray, Frame
@@ -120,8 +120,8 @@ class Protocol:
     """`config.detect.linear`."""
     features: Mapping[str, FeatureFn]
     """By the names that the results have for them."""
-    train: Faces
-    test: Faces
+    train: AnnotatedFaces
+    test: AnnotatedFaces
     unlabelled: Num[np.ndarray, "m 136 136 3"]
     """Faces that tell the linear head how features vary."""
     forms: Forms
@@ -191,7 +191,9 @@ class _Trial:
         pixels = self.protocol.frame.denormalise(predicted)
         return detection.summarise(pixels, self.truth[form], scheme_of(form).eyes)["error"]
 
-    def _views(self, faces: Faces, number: int, seed: int) -> tuple[Array, dict[int, Float[np.ndarray, "v l 2"]]]:
+    def _views(
+        self, faces: AnnotatedFaces, number: int, seed: int
+    ) -> tuple[Array, dict[int, Float[np.ndarray, "v l 2"]]]:
         """Warped views of the faces, mirrored ones behind them, and their normalised landmarks by form."""
         views, points = landmark_heads.warped_faces(faces.images, faces.landmarks, number, seed=seed)
         targets = {}

@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 
 from scemae_jax import config as configuration
-from scemae_jax.data.record import Faces
+from scemae_jax.data.record import AnnotatedFaces, AnyFaces, Faces
 from scemae_jax.experiment import Experiment
 from scemae_jax.faces.frame import Frame
 from scemae_jax.model import CHUNK, Model, as_square_images, placement
@@ -24,7 +24,7 @@ from scemae_jax.systems.sce_mae import pretrain
 class SceMae(Experiment):
     """An experiment of SCE-MAE."""
 
-    def faces(self, *splits: str) -> Faces:
+    def faces(self, *splits: str) -> AnnotatedFaces:
         """As the networks take them: the images of the data, resized to `config.model.image_size`."""
         return in_frame(super().faces(*splits), self.architecture.backbone.frame)
 
@@ -141,7 +141,7 @@ class SceMae(Experiment):
         return networks
 
 
-def in_frame(faces: Faces, frame: Frame) -> Faces:
+def in_frame(faces: AnyFaces, frame: Frame) -> AnyFaces:
     """Faces whose images have the frame's size; those of another are resized, and their landmarks with them."""
     size = frame.image_size
     if faces.images.shape[1:3] == (size, size):
@@ -150,8 +150,10 @@ def in_frame(faces: Faces, frame: Frame) -> Faces:
     for start in range(0, len(faces), CHUNK):
         squares = as_square_images(faces.images[start : start + CHUNK], frame)
         images.append(np.rint(255 * np.asarray(squares)).astype(np.uint8))
-    landmarks = placement(faces.images, frame).to_square(faces.landmarks)
-    return dataclasses.replace(faces, images=np.concatenate(images), landmarks=landmarks)
+    resized: dict[str, Any] = {"images": np.concatenate(images)}
+    if faces.landmarks is not None:
+        resized["landmarks"] = placement(faces.images, frame).to_square(faces.landmarks)
+    return dataclasses.replace(faces, **resized)
 
 
 def _same_shapes(a: Any, b: Any) -> bool:

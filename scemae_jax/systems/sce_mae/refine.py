@@ -10,11 +10,10 @@ import ml_collections
 from jaxtyping import Array, Float
 
 from scemae_jax.config import Config
-from scemae_jax.data import augment
+from scemae_jax.data.augment import Crops, random_views
 from scemae_jax.models import carb
 from scemae_jax.models.architecture import Architecture
 from scemae_jax.ops.lcr import lcr_loss, lcr_loss_across
-from scemae_jax.systems.sce_mae.pretrain import random_views
 from scemae_jax.training import loop, optimizer
 from scemae_jax.training.feed import Input
 
@@ -26,7 +25,7 @@ def initial_projector(architecture: Architecture, seed: int) -> Any:
 
 
 def positions_in_image(
-    selected: carb.SelectedTokens, crops: augment.Crops, patch_size: int, scale: float = 1.0
+    selected: carb.SelectedTokens, crops: Crops, patch_size: int, scale: float = 1.0
 ) -> Float[Array, "b t 2"]:
     """Places of the selected tokens in the source image, in units of the patch grid at the window's own scale.
 
@@ -66,13 +65,13 @@ def task(
 
     def loss(params: Any, fixed: loop.Fixed, batch: loop.Batch, key: Array) -> tuple[Array, dict[str, Array]]:
         key_a, key_b = jax.random.split(key)
-        encoder, images = fixed.constants, batch["unlabelled"]["image"]
-        views, crops = random_views(key_a, images, augmentation, frame.window)
-        features, selected = project(params, encoder, views)
+        encoder, faces = fixed.constants, batch["unlabelled"]
+        views, crops = random_views(key_a, faces, augmentation, frame.window)
+        features, selected = project(params, encoder, views["image"])
         if two_crops:
-            scale = frame.image_size / images.shape[1]
-            views_b, crops_b = random_views(key_b, images, augmentation, frame.window)
-            features_b, selected_b = project(params, encoder, views_b)
+            scale = frame.image_size / faces["image"].shape[1]
+            views_b, crops_b = random_views(key_b, faces, augmentation, frame.window)
+            features_b, selected_b = project(params, encoder, views_b["image"])
             losses = jax.vmap(lambda *sides: lcr_loss_across(*sides, **terms))(
                 features,
                 positions_in_image(selected, crops, patch_size, scale),

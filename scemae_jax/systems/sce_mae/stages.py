@@ -14,6 +14,7 @@ from clu import parameter_overview
 
 from scemae_jax import config as configuration
 from scemae_jax.data import sources
+from scemae_jax.data.augment import random_views
 from scemae_jax.evaluation import detection, matching, representation
 from scemae_jax.evaluation.attention import attentive_near_landmarks
 from scemae_jax.evaluation.few_annotations import summarise as summarise_draws
@@ -114,7 +115,7 @@ def run_match(experiment: SceMae) -> dict[str, Any]:
     return {
         "split": split,
         "pairs": len(pairs),
-        "pairs_of_one_person": int((faces.subjects[pairs[:, 0]] == faces.subjects[pairs[:, 1]]).sum()),
+        "pairs_of_one_person": int((faces.people[pairs[:, 0]] == faces.people[pairs[:, 1]]).sum()),
         "warp_seed": settings.warp_seed,
         "stride": settings.stride,
         "unit": matching.UNIT,
@@ -319,8 +320,8 @@ def describe(experiment: SceMae) -> None:
             continue
         stage = config[name]
         batch = jnp.stack([experiment.unlabelled_images[0][0][0]["image"]] * stage.batch_size)
-        views, _ = jax.eval_shape(
-            lambda b, a=stage.augment: pretrain.random_views(jax.random.key(0), b, a, window), batch
+        views = jax.eval_shape(
+            lambda b, a=stage.augment: random_views(jax.random.key(0), {"image": b}, a, window)[0]["image"], batch
         )
         steps = configuration.num_steps(stage, num_images)
         print(
