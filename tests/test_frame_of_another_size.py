@@ -87,8 +87,8 @@ def test_matching_finds_marked_places_in_warped_views(frame):
     pairs = matching.consecutive_pairs(4)
     features = {"colours": lambda views: jnp.asarray(frame.centre_window(views)), "own": None}
     found = matching.match(faces, features, pairs=pairs, seed=0, frame=frame)
-    assert found["colours"].same.mean() < 0.8
-    assert found["own"].same.mean() > 2
+    assert found[matching.Kind("colours")].same.mean() < 0.8
+    assert found[matching.Kind("own")].same.mean() > 2
     three_pixels = matching.matching_error(np.zeros(2), np.array([0.0, 3.0]), frame.window)
     assert float(three_pixels) == pytest.approx(3 * 70 / frame.window)
 
@@ -99,5 +99,5 @@ def test_patches_near_a_landmark_are_counted_in_the_image(model):
     landmark = frame.offset + 3 * patch_size + (patch_size - 1) / 2
     images = (255 * noise(2, frame.image_size, 2)).astype(np.uint8)
     faces = Faces(images=images, landmarks=np.full((2, 1, 2), landmark, np.float32), subjects=np.arange(2))
-    found = attentive_near_landmarks(model, faces)
-    assert found["patches_near_landmarks"] == pytest.approx((patch_size / frame.window) ** 2)
+    _, found = attentive_near_landmarks(model, faces)
+    assert found.value == pytest.approx((patch_size / frame.window) ** 2)
