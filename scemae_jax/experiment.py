@@ -22,8 +22,10 @@ from scemae_jax.config import Config
 from scemae_jax.data import sources
 from scemae_jax.data.formats import UNLABELED_VALIDATION
 from scemae_jax.data.record import AnnotatedFaces, Faces, Field
+from scemae_jax.evaluation.measurement import Measurement
 from scemae_jax.faces.frame import FRAME
 from scemae_jax.model_file import fingerprint
+from scemae_jax.report.table import Table, tables_by_stage
 from scemae_jax.training import checkpoints, loop, processes, sharding
 from scemae_jax.training.feed import Input, Kept, keep
 from scemae_jax.training.metrics import read_metrics
@@ -38,7 +40,10 @@ class Stage:
 
     name: str
     run: Callable[[Any], dict[str, Any]]
-    """(experiment) -> its result, JSON-able; {"skipped": why} if there was nothing to do."""
+    """(experiment) -> facts, JSON-able, and under "measurements" a list of `Measurement`.
+
+    {"skipped": why} if there was nothing to do.
+    """
     builds_on: tuple[str, ...] = ()
     """Earlier stages. When one of them runs, this stage's old result is outdated."""
     trains: bool = False
@@ -66,6 +71,8 @@ class System:
     """Raises ValueError if the config has a mistake; runs before anything else."""
     describe: Callable[[Any], None]
     """Prints what an experiment would do."""
+    tables: Callable[[dict[str, Any]], list[Table]] = tables_by_stage
+    """(results) -> how its measurements are shown: on the screen, in the report and in sweeps."""
 
     @functools.cached_property
     def by_name(self) -> dict[str, Stage]:
@@ -282,10 +289,27 @@ class Experiment:
         """The results of the stages that have finished in the workdir."""
         return read_results(self.workdir)
 
+    def rows(self, stage: str, measured: Sequence[Measurement]) -> list[dict[str, Any]]:
+        """Measurements of a stage as results.json has them."""
+        config = self.config
+        about = {"stage": stage, "system": config.system, "dataset": config.data.dataset, "seed": config.seed}
+        return [measurement.row(**about) for measurement in measured]
+
 
 def read_results(workdir: Path) -> dict[str, Any]:
+    """What results.json has: facts by stage, and all rows in one list, "measurements"; empty where nothing has run.
+
+    Raises:
+      ValueError: it is of an earlier version.
+    """
     path = workdir / "results.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    results = json.loads(path.read_text()) if path.exists() else {}
+    if results and "measurements" not in results:
+        raise ValueError(
+            f"{path} is of an earlier version and has no list of measurements: delete it and run the same command "
+            "again, which keeps what was trained and measures anew"
+        )
+    return results
 
 
 def was_skipped(result: Any) -> bool:
@@ -355,6 +379,8 @@ def run_stage(experiment: Experiment, name: str, results: dict[str, Any]) -> Non
     results[name] = stage.run(experiment)
     if not processes.is_first():
         return
+    rows = experiment.rows(name, results[name].pop("measurements", ()))
+    results["measurements"] = results.pop("measurements") + rows  # behind the facts
     write_json(experiment.workdir / "results.json", results)
     outcome = f"finished in {time.monotonic() - started:.0f} s"
     if was_skipped(results[name]):
@@ -384,7 +410,7 @@ def begin(experiment: Experiment) -> dict[str, Any]:
         "encoder": config.model.encoder,
     }
     check_init(experiment, results)
-    data = results.setdefault("data", {})
+    data, rows = results.setdefault("data", {}), results.setdefault("measurements", [])
 
     def asked(stage: Stage) -> bool:
         return stage.name in config.stages
@@ -417,6 +443,7 @@ def begin(experiment: Experiment) -> dict[str, Any]:
         for stage in stages:  # a measurement that was cut off used another network
             if stage.measures and stage.name not in results:
                 forget_progress(experiment, stage)
+    results["measurements"] = [row for row in rows if row["stage"] in results]
     return results
 
 

@@ -65,7 +65,7 @@ def main() -> None:
             return
         results = experiment.run(run)
         if processes.is_first():
-            print_results(results)
+            print_results(results, run.system.tables(results))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from scemae_jax import experiment
 from scemae_jax.data.record import Faces
 from scemae_jax.evaluation import matching
 from scemae_jax.evaluation.attention import attentive_near_landmarks
+from scemae_jax.evaluation.measurement import as_table, select
 from scemae_jax.faces.frame import Frame
 from scemae_jax.model import Model
 from scemae_jax.systems.sce_mae import networks, settings
@@ -93,8 +94,8 @@ def test_matching_finds_marked_places_in_warped_views(frame):
     pairs = matching.consecutive_pairs(4)
     features = {"colours": lambda views: jnp.asarray(frame.centre_window(views)), "own": None}
     found = matching.match(faces, features, pairs=pairs, seed=0, frame=frame)
-    assert found["colours"].same.mean() < 0.8
-    assert found["own"].same.mean() > 2
+    assert found[matching.Kind("colours")].same.mean() < 0.8
+    assert found[matching.Kind("own")].same.mean() > 2
     three_pixels = matching.matching_error(np.zeros(2), np.array([0.0, 3.0]), frame.window)
     assert float(three_pixels) == pytest.approx(3 * 70 / frame.window)
 
@@ -105,8 +106,8 @@ def test_patches_near_a_landmark_are_counted_in_the_image(model):
     landmark = frame.offset + 3 * patch_size + (patch_size - 1) / 2
     images = (255 * noise(2, frame.image_size, 2)).astype(np.uint8)
     faces = Faces(images=images, landmarks=np.full((2, 1, 2), landmark, np.float32), subjects=np.arange(2))
-    found = attentive_near_landmarks(model, faces)
-    assert found["patches_near_landmarks"] == pytest.approx((patch_size / frame.window) ** 2)
+    _, found = attentive_near_landmarks(model, faces)
+    assert found.value == pytest.approx((patch_size / frame.window) ** 2)
 
 
 def test_raw_patches_need_room_beside_the_window():
@@ -163,8 +164,9 @@ def test_a_run_with_other_sizes_from_its_config(tmp_path):
     config.report.examples = 1
     SYSTEM.check_config(config)
     results = experiment.run(SYSTEM.open(config, tmp_path / "run"))
-    assert results["match"]["features"].keys() >= {"raw patches", "untrained", "SCE-MAE"}
-    assert np.isfinite([method["error"] for method in results["detect"]["5"]["methods"].values()]).all()
+    rows = as_table(results["measurements"])
+    assert {"raw patches", "untrained", "SCE-MAE"} <= set(select(rows, stage="match")["method"])
+    assert np.isfinite(select(rows, stage="detect")["value"]).all()
     model = scemae_jax.load(tmp_path / "run" / "export" / "scemae.msgpack")
     assert model.frame == LARGER
     assert model.features(np.zeros((1, 136, 136, 3), np.uint8), 8).shape == (1, 16, 16, 128)

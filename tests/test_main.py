@@ -19,8 +19,10 @@ from scemae_jax import command_line, experiment
 from scemae_jax import config as configuration
 from scemae_jax.data.record import Faces
 from scemae_jax.evaluation import matching
+from scemae_jax.evaluation.measurement import as_table, select
 from scemae_jax.evaluation.representation import Embedded
 from scemae_jax.model_file import save_model
+from scemae_jax.report.table import labels
 from scemae_jax.systems.sce_mae import stages
 from scemae_jax.systems.sce_mae.networks import SceMae
 from scemae_jax.training.checkpoints import newest_step, restore_part
@@ -46,14 +48,21 @@ def test_all_stages_leave_their_files_and_results(finished, small_config):
     assert (results["pretrain"]["images_seen"], results["pretrain"]["images"]) == (4 * 8, 120)
     assert results["refine"]["images_seen"] == 3 * 8
     assert np.isfinite([results["pretrain"]["loss"], results["refine"]["loss"]]).all()
-    match, detect = results["match"], results["detect"]["5"]
-    assert (match["pairs"], match["landmarks"], match["split"]) == (3, 5, "test")
-    assert list(match["features"]) == ["own location", "raw patches", "untrained", "MAE only",
-                                       "MAE only, position-free", "SCE-MAE", "SCE-MAE, position-free"]  # fmt: skip
-    assert len({row["different"]["count"] for row in match["features"].values()}) == 1
-    assert match["features"]["raw patches"]["same"]["error"] < match["features"]["own location"]["same"]["error"]
+    match, detect = results["match"], results["detect"]
+    assert (match["pairs"], match["split"]) == (3, "test")
     assert (detect["images"], detect["annotated_images"]) == (40, 120)
-    assert detect["methods"].keys() == {"mean shape", "SCE-MAE"}
+    rows = as_table(results["measurements"])
+    assert {tuple(row) for row in rows[["system", "dataset", "seed"]].to_numpy()} == {("sce_mae", "synthetic_faces", 0)}
+    matched = select(rows, metric="matching error", landmarks=5)
+    assert list(dict.fromkeys(labels(matched, ("method", "position_free")))) == [
+        "own location", "raw patches", "untrained", "MAE only", "MAE only, position-free", "SCE-MAE",
+        "SCE-MAE, position-free",
+    ]  # fmt: skip
+    assert select(matched, case="different")["n"].nunique() == 1
+    same = select(matched, case="same").set_index("method")["value"]
+    assert same["raw patches"] < same["own location"]
+    assert list(select(rows, stage="detect")["method"]) == ["mean shape", "SCE-MAE"]
+    assert list(select(rows, stage="refine")["method"]) == ["attentive patches", "all patches"]
     steps = [(row["stage"], row["step"]) for row in map(json.loads, (finished.workdir / "metrics.jsonl").open())]
     assert steps == [("pretrain", 2), ("pretrain", 4), ("refine", 3), ("detect_5", 3)]
 
@@ -216,10 +225,10 @@ def test_a_folder_with_five_landmarks(run, folder_config, tmp_path):
     workdir = tmp_path / "workdir"
     config = folder_config(annotated=True, stages=("pretrain", "detect", "export"), detect__landmarks=(5, 68))
     assert run(config, workdir) == 0
-    detect = json.loads((workdir / "results.json").read_text())["detect"]
-    assert list(detect) == ["5"]
-    assert (detect["5"]["images"], detect["5"]["annotated_images"]) == (3, 9)
-    assert detect["5"]["methods"].keys() == {"mean shape", "MAE only"}
+    results = experiment.read_results(workdir)
+    assert (results["detect"]["images"], results["detect"]["annotated_images"]) == (3, 9)
+    rows = select(as_table(results["measurements"]), stage="detect")
+    assert list(zip(rows["landmarks"], rows["method"], strict=True)) == [(5, "mean shape"), (5, "MAE only")]
     assert list(scemae_jax.load(workdir / "export" / "scemae.msgpack").heads) == ["5"]
 
 
@@ -248,7 +257,7 @@ def test_a_folder_without_annotations_trains_and_says_what_it_cannot_do(run, fol
     results = json.loads((tmp_path / "workdir" / "results.json").read_text())
     assert results["match"]["pairs"] == 1
     assert results["represent"]["skipped"].startswith("3 annotated faces in split test show 15 landmarks")
-    assert results["detect"]["5"]["images"] == 3
+    assert results["detect"]["images"] == 3
     assert list(scemae_jax.load(tmp_path / "workdir" / "export" / "scemae.msgpack").heads) == ["5"]
 
     table = Path(config.data.root) / "landmarks.csv"
@@ -258,7 +267,8 @@ def test_a_folder_without_annotations_trains_and_says_what_it_cannot_do(run, fol
     assert run(config, tmp_path / "workdir") == 0
     results = json.loads((tmp_path / "workdir" / "results.json").read_text())
     assert "skipped" in results["match"]
-    assert (results["detect"]["5"]["annotated_images"], results["detect"]["5"]["methods"]) == (2, {})
+    assert results["detect"]["annotated_images"] == 2
+    assert results["measurements"] == []
     assert list(scemae_jax.load(tmp_path / "workdir" / "export" / "scemae.msgpack").heads) == ["5"]
 
 
@@ -370,21 +380,26 @@ def test_matching_over_several_pairings_and_with_clusters(run, finished, small_c
         init=exported, stages=("match",), **{f"match__{name}": value for name, value in wanted.items()}
     )
     assert run(config, workdir) == 0
-    match = json.loads((workdir / "results.json").read_text())["match"]
+    rows = select(as_table(experiment.read_results(workdir)["measurements"]), metric="matching error")
     names = ["own location", "MAE only", "MAE only, position-free", "SCE-MAE", "SCE-MAE, position-free",
              "MAE, clustered", "MAE, clustered, position-free"]  # fmt: skip
-    assert list(match["features"]) == list(match["random_pairings"]["features"]) == names
-    for name in ("own location", "MAE only", "SCE-MAE"):  # as without the additions, the fixed order
-        before = finished.results["match"]["features"][name]["different"]["error"]
-        assert match["features"][name]["different"]["error"] == pytest.approx(before, abs=1e-4)
+    for pairings in (None, 2):
+        measured = select(rows, landmarks=5, random_pairings=pairings)
+        assert list(dict.fromkeys(labels(measured, ("method", "position_free")))) == names
+    fields = {"landmarks": 5, "case": "different", "position_free": None}
+    before = select(as_table(finished.results["measurements"]), metric="matching error", **fields)
+    for method in ("own location", "MAE only", "SCE-MAE"):  # as without the additions, the fixed order
+        expected = select(before, method=method)["value"].item()
+        value = select(rows, method=method, random_pairings=None, **fields)["value"].item()
+        assert value == pytest.approx(expected, abs=1e-4)
 
     faces = stages.SYSTEM.open(config, workdir).faces("test")
     pairings = matching.random_pairings(np.arange(6).reshape(3, 2), 2, config.match.warp_seed)
     alone = [matching.match(faces, {"own": None}, pairs=pairs, seed=config.match.warp_seed) for pairs in pairings]
-    means = [np.mean(errors["own"].different) for errors in alone]
-    assert match["random_pairings"]["pairings"] == match["all_landmarks"]["random_pairings"]["pairings"] == 2
-    found = match["all_landmarks"]["random_pairings"]["features"]["own location"]["different"]
-    assert found["error"] == pytest.approx(np.mean(means), abs=1e-5)
+    means = [np.mean(errors[matching.Kind("own")].different) for errors in alone]
+    fields = {"landmarks": 68, "method": "own location", "case": "different", "random_pairings": 2}
+    (found,) = select(rows, **fields).to_dict("records")
+    assert found["value"] == pytest.approx(np.mean(means), abs=1e-5)
     assert found["deviation"] == pytest.approx(abs(means[0] - means[1]) / 2**0.5, abs=1e-5)
 
 
@@ -402,12 +417,13 @@ def test_matching_says_of_each_form_how_many_queries_were_clamped(small_config, 
     )
     config = small_config(match__baselines=False, match__random_pairings=1)
     match = stages.run_match(stages.SYSTEM.open(config, tmp_path))
-    assert (match["pairs"], match["landmarks"], match["clamped_queries"]) == (2, 5, 1)
-    assert (match["all_landmarks"]["landmarks"], match["all_landmarks"]["clamped_queries"]) == (68, 3)
+    rows = as_table(match["measurements"])
+    assert match["pairs"] == 2
+    assert [select(rows, metric="clamped queries", landmarks=n)["value"].item() for n in (5, 68)] == [1, 3]
     # Pixels from the clamped query to the truth: 16 of nose tip and jaw, 15 of landmark 5 in image 2; 0 of the others.
-    assert match["features"]["own location"]["same"]["error"] == pytest.approx(70 / 96 * 16 / 10)
-    found = match["all_landmarks"]["features"]["own location"]["same"]
-    assert (found["error"], found["count"]) == (pytest.approx(70 / 96 * (16 + 16 + 15) / 136), 136)
+    five, all_landmarks = select(rows, metric="matching error", case="same", random_pairings=None).to_dict("records")
+    assert five["value"] == pytest.approx(70 / 96 * 16 / 10)
+    assert (all_landmarks["value"], all_landmarks["n"]) == (pytest.approx(70 / 96 * (16 + 16 + 15) / 136), 136)
 
 
 def test_landmark_features_are_represented_where_that_is_asked_for(run, finished, small_config, tmp_path, capsys):
@@ -419,16 +435,18 @@ def test_landmark_features_are_represented_where_that_is_asked_for(run, finished
         **{f"represent__{name}": value for name, value in settings.items()},
     )
     assert run(config, workdir) == 0
-    represent = json.loads((workdir / "results.json").read_text())["represent"]
+    results = experiment.read_results(workdir)
+    represent = results["represent"]
     assert {name: represent[name] for name in settings} == settings
-    assert (represent["landmarks"], represent["count"], represent["split"]) == (5, 6 * 5, "test")
+    assert (represent["count"], represent["split"]) == (6 * 5, "test")
     embedded = Embedded.load(workdir / represent["path"])
     assert embedded.labels.tolist() == 6 * [0, 1, 2, 3, 4]
-    assert list(embedded.points) == list(represent["features"]) == ["untrained", "MAE only", "SCE-MAE"]
-    for name, found in represent["features"].items():
-        first = silhouette_score(embedded.points[name], embedded.labels)
+    plane = select(as_table(results["measurements"]), space="t-SNE", landmarks=5)
+    assert list(embedded.points) == list(plane["method"]) == ["untrained", "MAE only", "SCE-MAE"]
+    for found in plane.to_dict("records"):
+        first = silhouette_score(embedded.points[found["method"]], embedded.labels)
         # Of two values, each is off their mean by their sample deviation over the root of 2.
-        assert abs(first - found["embedded"]) == pytest.approx(found["deviation"] / 2**0.5, abs=1e-6)
+        assert abs(first - found["value"]) == pytest.approx(found["deviation"] / 2**0.5, abs=1e-6)
     assert "Landmark features by t-SNE" in (workdir / "report" / "index.html").read_text()
 
     capsys.readouterr()
@@ -444,8 +462,9 @@ def test_few_annotations_of_a_network_without_projector(run, finished, small_con
         init=str(tmp_path / "mae.msgpack"), stages=("detect",), detect__which="backbone", detect__linear__below=10_000
     )
     assert run(config, tmp_path / "workdir") == 0
-    detect = json.loads((tmp_path / "workdir" / "results.json").read_text())["detect"]["5"]
-    assert (detect["head"], list(detect["methods"])) == ("linear", ["mean shape", "MAE only"])
+    results = experiment.read_results(tmp_path / "workdir")
+    methods = [row["method"] for row in results["measurements"]]
+    assert (results["detect"]["head"], methods) == ("linear", ["mean shape", "MAE only"])
 
 
 def test_few_annotations_are_measured_where_that_is_asked_for(run, finished, small_config, tmp_path, capsys):
@@ -458,15 +477,17 @@ def test_few_annotations_are_measured_where_that_is_asked_for(run, finished, sma
     assert run(config, workdir, stop_after=0) == command_line.STOPPED_EARLY  # a linear head needs no time, a draw does
     assert run(config, workdir) == 0
     results = json.loads((workdir / "results.json").read_text())
-    assert results["detect"]["5"]["head"] == "linear"
+    assert results["detect"]["head"] == "linear"
     assert scemae_jax.load(workdir / "detectors" / "5.msgpack").heads["5"].kind == "linear"
     rows = (workdir / stages.FEW_SHOT_ROWS).read_text()
-    methods = results["few_shot"]["5"]["methods"]
+    measured = select(as_table(results["measurements"]), stage="few_shot", landmarks=5)
     kinds = ("raw patches", "untrained", "MAE only", "SCE-MAE")
     heads = ("prior work's head", "plain", "linear")
     expected = {"mean shape", *(f"{kind}, {head}" for kind in kinds for head in heads), "network from scratch"}
-    assert set(methods) == expected
-    assert all(list(row) == ["1", "3"] and row["3"]["count"] == 2 for row in methods.values())
+    assert set(labels(measured, ("method", "head"))) == expected
+    assert len(measured) == 2 * len(expected)
+    assert list(measured["annotated_images"].unique()) == [1, 3]
+    assert set(measured["n"]) == {2}
     assert "Few annotations, 5 landmarks" in (workdir / "report" / "index.html").read_text()
     assert (workdir / "report" / "few_shot_5.png").stat().st_size > 0
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from scemae_jax.data.record import AnnotatedFaces
+from scemae_jax.evaluation.measurement import Measurement
 from scemae_jax.model import CHUNK, Model
 from scemae_jax.models.carb import patch_positions, split_by_attention
 
@@ -14,7 +17,7 @@ NEAR = 6.0
 """A patch is near a landmark if its centre is within so many pixels of it."""
 
 
-def attentive_near_landmarks(model: Model, faces: AnnotatedFaces) -> dict[str, float]:
+def attentive_near_landmarks(model: Model, faces: AnnotatedFaces, **fields: Any) -> list[Measurement]:
     """Share of the attentive patches that are near a landmark, and of all patches; needs annotated faces.
 
     If both shares are equal, the split has nothing to do with the face.
@@ -36,4 +39,9 @@ def attentive_near_landmarks(model: Model, faces: AnnotatedFaces) -> dict[str, f
         logits = cls_logits(model.params["encoder"], jnp.asarray(faces.images[start : start + CHUNK]))
         attentive.append(np.asarray(split_by_attention(logits, network.attentive_fraction).attentive))
     chosen = np.take_along_axis(near, np.concatenate(attentive), axis=1)
-    return {"attentive_near_landmarks": float(chosen.mean()), "patches_near_landmarks": float(near.mean())}
+    return [
+        Measurement.of(
+            metric="share near a landmark", method=patches, value=float(share.mean()), n=share.size, **fields
+        )
+        for patches, share in {"attentive patches": chosen, "all patches": near}.items()
+    ]

@@ -21,11 +21,12 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from tqdm import tqdm
 
 from scemae_jax.data.record import AnnotatedFaces
+from scemae_jax.evaluation.measurement import Measurement, as_table, measurements, over
 from scemae_jax.faces.frame import FRAME, Frame
 from scemae_jax.ops.correspondence import predict_matches
 from scemae_jax.ops.tps import ThinPlateWarp
 
-UNIT = "pixels of a 70x70 image"
+METRIC, UNIT = "matching error", "pixels of a 70x70 image"
 UNIT_SIZE = 70
 FAR = 8.0
 """A query is far if its true match is more than this many units away from it."""
@@ -34,6 +35,18 @@ PATCH = 15
 PAIRS_AT_ONCE = 8
 
 FeatureFn = Callable[[Float[Array, "b 136 136 3"]], Float[Array, "b g g c"]]
+
+
+class Kind(NamedTuple):
+    """A kind of features."""
+
+    method: str
+    position_free: bool = False
+    """Whether the mean feature of each position was taken away."""
+
+    def fields(self) -> dict[str, Any]:
+        """Those of its measurements."""
+        return {"method": self.method, **({"position_free": True} if self.position_free else {})}
 
 
 class Views(NamedTuple):
@@ -102,37 +115,36 @@ class Errors:
             for field in dataclasses.fields(cls)
         })  # fmt: skip
 
-    def summary(self) -> dict[str, dict[str, float | None]]:
-        """Mean error, deviation of the pairs' means, and number of landmarks (None of no far ones); JSON-able."""
+    def measurements(self, **fields: Any) -> list[Measurement]:
+        """Mean error, deviation of the pairs' means, and number of landmarks, for each case.
+
+        Args:
+          fields: what else the rows say.
+        """
         everything = np.ones_like(self.far)
-        return {
-            "same": _summary(self.same, everything),
-            "different": _summary(self.different, everything),
-            "different, far": _summary(self.different, self.far),
-        }
+        return [
+            _measured(self.same, everything, case="same", **fields),
+            _measured(self.different, everything, case="different", **fields),
+            _measured(self.different, self.far, case="different, far", **fields),
+        ]
 
 
-def over_pairings(errors: Errors, count: int) -> dict[str, dict[str, float | None]]:
-    """Errors of `count` pairings, one after the other: mean of their mean errors and its sample deviation; JSON-able.
+def over_pairings(errors: Errors, count: int, **fields: Any) -> list[Measurement]:
+    """Errors of `count` random pairings, one after the other: mean of their mean errors and its sample deviation.
 
-    *Different, far* is over the pairings that have a far landmark; of fewer than two pairings the deviation is None.
+    *Different, far* is over the pairings that have a far landmark; of fewer than two pairings there is no deviation.
     """
-    summaries = [errors[rows].summary() for rows in np.split(np.arange(len(errors.same)), count)]
-    cases = {}
-    for case in summaries[0]:
-        means = [error for summary in summaries if (error := summary[case]["error"]) is not None]
-        cases[case] = {
-            "error": float(np.mean(means)) if means else None,
-            "deviation": float(np.std(means, ddof=1)) if len(means) > 1 else None,
-        }
-    return cases
+    pairings = np.split(np.arange(len(errors.same)), count)
+    rows = [row for i, part in enumerate(pairings) for row in errors[part].measurements(pairing=i, **fields)]
+    return measurements(over(as_table(rows), "pairing").assign(random_pairings=count))
 
 
-def _summary(errors: Float[np.ndarray, "p l"], counted: Bool[np.ndarray, "p l"]) -> dict[str, float | None]:
+def _measured(errors: Float[np.ndarray, "p l"], counted: Bool[np.ndarray, "p l"], **fields: Any) -> Measurement:
+    fields = {"metric": METRIC, "unit": UNIT, "n": int(counted.sum()), **fields}
     if not counted.any():
-        return {"error": None, "deviation": None, "count": 0}
+        return Measurement.of(**fields)
     means = [row[of].mean() for row, of in zip(errors, counted, strict=True) if of.any()]
-    return {"error": float(errors[counted].mean()), "deviation": float(np.std(means)), "count": int(counted.sum())}
+    return Measurement.of(value=float(errors[counted].mean()), deviation=float(np.std(means)), **fields)
 
 
 class _Block(NamedTuple):
@@ -213,7 +225,7 @@ def match(
     seed: int,
     position_means: Mapping[str, Float[np.ndarray, "g g c"]] = MappingProxyType({}),
     frame: Frame = FRAME,
-) -> dict[str, Errors]:
+) -> dict[Kind, Errors]:
     """Errors of each kind of features on the same pairs and warps, of every landmark of every pair.
 
     A query outside the window is moved to the nearest pixel of the window; the truth may lie outside (as in
@@ -228,8 +240,8 @@ def match(
       pairs: indices (A, B) of images. The reference is A warped twice; "same" pairs it with A warped once,
         "different" with B warped once.
       seed: of the warps; image i has the same warps in every pair.
-      position_means: for some of the features, by name (see `position_mean`). Each adds a row "NAME, position-free",
-        measured on the same maps minus this mean. What is left encodes what a patch shows, not where it is.
+      position_means: for some of the features, by name (see `position_mean`). These are measured position-free too, on
+        the same maps minus this mean. What is left encodes what a patch shows, not where it is.
       frame: sizes of the images, and of the window that the maps are of.
 
     Raises:
@@ -239,27 +251,27 @@ def match(
         raise ValueError(f"no pair to match: {len(faces)} annotated images, and two make a pair")
     if not np.isfinite(faces.landmarks).all():
         raise ValueError("matching needs faces with all landmarks known: use faces.annotated()")
-    collected: dict[str, list[Errors]] = {}
+    collected: dict[Kind, list[Errors]] = {}
     progress = tqdm(total=len(pairs) * len(features), desc="match", unit="pair", mininterval=5)
     for block in _blocks(faces, pairs, seed, frame):
         for name, feature_fn in features.items():
             if feature_fn is None:
-                collected.setdefault(name, []).append(_errors(block, block.queries, block.queries, frame.window))
+                collected.setdefault(Kind(name), []).append(_errors(block, block.queries, block.queries, frame.window))
                 progress.update(len(block.rows))
                 continue
             maps = in_batches(feature_fn, 3 * PAIRS_AT_ONCE, block.views)
-            removed: dict[str, np.ndarray] = {name: np.zeros((), np.float32)}
+            removed = {Kind(name): np.zeros((), np.float32)}
             if name in position_means:
-                removed[f"{name}, position-free"] = position_means[name]
-            for variant, mean in removed.items():
+                removed[Kind(name, position_free=True)] = position_means[name]
+            for kind, mean in removed.items():
                 same, different = in_batches(
                     lambda rows, queries, maps=maps, mean=mean: _predict(*maps[rows.T], queries, mean, frame.window),
                     PAIRS_AT_ONCE, block.rows, block.queries,
                 )  # fmt: skip
-                collected.setdefault(variant, []).append(_errors(block, same, different, frame.window))
+                collected.setdefault(kind, []).append(_errors(block, same, different, frame.window))
             progress.update(len(block.rows))
     progress.close()
-    return {name: Errors.joined(parts) for name, parts in collected.items()}
+    return {kind: Errors.joined(parts) for kind, parts in collected.items()}
 
 
 def _errors(

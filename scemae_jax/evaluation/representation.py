@@ -12,7 +12,7 @@ import functools
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from scemae_jax.evaluation import matching
+from scemae_jax.evaluation.measurement import Measurement
 from scemae_jax.faces.frame import FRAME, Frame
 from scemae_jax.ops import correspondence
 
@@ -107,13 +108,16 @@ class Representation:
     points: Float[np.ndarray, "s 2"]
     """Of the first t-SNE."""
 
-    def summary(self) -> dict[str, float | None]:
-        """The silhouettes, that of t-SNE as mean and sample deviation (None of one run); JSON-able."""
-        return {
-            "silhouette": self.silhouette,
-            "embedded": float(self.embedded.mean()),
-            "deviation": float(self.embedded.std(ddof=1)) if len(self.embedded) > 1 else None,
-        }
+    def measurements(self, **fields: Any) -> list[Measurement]:
+        """The silhouettes, that of t-SNE as mean and sample deviation (None of one run)."""
+        repeats, fields = len(self.embedded), {"metric": "silhouette", **fields}
+        return [
+            Measurement.of(value=self.silhouette, space="feature space", **fields),
+            Measurement.of(
+                value=float(self.embedded.mean()), deviation=float(self.embedded.std(ddof=1)) if repeats > 1 else None,
+                n=repeats, space="t-SNE", **fields,
+            ),
+        ]  # fmt: skip
 
 
 def represent(labelled: Labelled, *, perplexity: float, repeats: int, seed: int, name: str = "") -> Representation:

@@ -39,10 +39,11 @@ def test_inter_ocular_error_by_hand():
     truth = np.array([[[0.0, 0], [10, 0], [5, 5]], [[0, 0], [0, 20], [5, 5]]])
     predicted = truth + [[[3.0, 4], [0, 0], [0, 10]], [[0, 0], [0, 0], [0, 0]]]
     np.testing.assert_allclose(detection.inter_ocular_error(predicted, truth, (0, 1)), [50, 0])
-    assert detection.summarise(predicted, truth, (0, 1)) == {"error": 25, "deviation": 25, "count": 2}
+    row = detection.measure(predicted, truth, (0, 1), method="one", split="test")
+    assert (row.method, row.split, row.value, row.deviation, row.n) == ("one", "test", 25, 25, 2)
     # The landmarks' box is 10 x 5 in the first image, 5 x 20 in the second.
     np.testing.assert_allclose(detection.box_diagonal_error(predicted, truth), [500 / 125**0.5, 0], rtol=1e-6)
-    assert detection.summarise(predicted, truth, None)["error"] == pytest.approx(250 / 125**0.5)
+    assert detection.measure(predicted, truth, None).value == pytest.approx(250 / 125**0.5)
 
 
 def test_every_image_s_error_is_over_its_own_inter_ocular_distance():
@@ -54,13 +55,13 @@ def test_every_image_s_error_is_over_its_own_inter_ocular_distance():
     # Mean distances (5 + 5 + 5 + 10 + 0) / 5 = 5 of 30, and (0 + 10 + 0 + 10 + 5) / 5 = 5 of 60.
     errors = detection.inter_ocular_error(truth + offsets, truth, scheme_of(5).eyes)
     np.testing.assert_allclose(errors, [100 / 6, 100 / 12], rtol=1e-6)
-    assert detection.summarise(truth + offsets, truth, scheme_of(5).eyes)["error"] == pytest.approx(12.5)
+    assert detection.measure(truth + offsets, truth, scheme_of(5).eyes).value == pytest.approx(12.5)
 
 
 def test_eyes_of_68_landmarks_are_the_outer_corners():
     truth = np.random.default_rng(0).uniform(0, 136, (1, 68, 2))
     truth[0, 36], truth[0, 45] = [40, 60], [90, 60]
-    error = detection.summarise(truth + [1.0, 0], truth, scheme_of(68).eyes)["error"]
+    error = detection.measure(truth + [1.0, 0], truth, scheme_of(68).eyes).value
     assert error == pytest.approx(2, rel=1e-5)
 
 

@@ -28,7 +28,8 @@ from tqdm import tqdm
 from scemae_jax.config import Config, num_steps
 from scemae_jax.data.record import AnnotatedFaces
 from scemae_jax.evaluation import detection
-from scemae_jax.evaluation.few_annotations import FROM_SCRATCH, MEAN_SHAPE, method_name
+from scemae_jax.evaluation.few_annotations import FROM_SCRATCH, HEADS, MEAN_SHAPE
+from scemae_jax.evaluation.measurement import Measurement
 from scemae_jax.faces.frame import FRAME, AnyArray, Frame
 from scemae_jax.faces.landmarks import scheme_of
 from scemae_jax.models.convnet import ConvNet
@@ -131,31 +132,28 @@ class Protocol:
     frame: Frame = FRAME
     """Sizes of the images, and of the window in which landmarks are normalised."""
 
-    def run(self, path: Path, stop_at: float | None = None) -> list[dict[str, Any]]:
-        """One row for each number of images, seed, form and method; those that `path` (JSON lines) has are kept.
+    def run(self, path: Path, stop_at: float | None = None) -> list[Measurement]:
+        """Errors for each number of annotated images, draw, form and method; those that `path` has are kept.
 
-        Rows: count, seed, landmarks, method, error. A run that is cut off goes on from the rows it wrote.
+        They are written to `path`, a row a line. A run that is cut off goes on from the rows it wrote.
 
         Raises:
           OutOfTime: `stop_at` (`time.monotonic`) came before the last draw; the finished ones are saved.
         """
-        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        finished = {(row["count"], row["seed"]) for row in rows}
-        cells = [(count, seed) for seed in range(self.settings.seeds) for count in self.settings.counts]
-        cells = [cell for cell in cells if cell[0] <= len(self.train) and cell not in finished]
-        if not cells:
+        lines = path.read_text().splitlines() if path.exists() else []
+        rows = [Measurement.of(**json.loads(line)) for line in lines]
+        finished = {(row.variant["annotated_images"], row.variant["draw"]) for row in rows}
+        draws = [(count, draw) for draw in range(self.settings.seeds) for count in self.settings.counts]
+        draws = [draw for draw in draws if draw[0] <= len(self.train) and draw not in finished]
+        if not draws:
             return rows
         trial = _Trial(self)
-        for done, (count, seed) in enumerate(tqdm(cells, desc="few_shot", unit="draw", mininterval=5)):
+        for done, (count, draw) in enumerate(tqdm(draws, desc="few_shot", unit="draw", mininterval=5)):
             if stop_at is not None and time.monotonic() > stop_at:
-                raise OutOfTime(f"few_shot stopped after {done} of {len(cells)} draws; run the same command to go on")
-            found = [
-                {"count": count, "seed": seed, "landmarks": form, "method": method, "error": error}
-                for form, method, error in trial.errors(count, seed)
-            ]
-            rows += found
+                raise OutOfTime(f"few_shot stopped after {done} of {len(draws)} draws; run the same command to go on")
+            rows += trial.errors(count, draw)
             partial = path.with_suffix(".partial")  # whole draws only: a draw is the unit that is done again
-            partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            partial.write_text("".join(json.dumps(row.row()) + "\n" for row in rows))
             partial.replace(path)
         return rows
 
@@ -186,10 +184,10 @@ class _Trial:
     def _with_mirrored(self, images: Any) -> Array:
         return landmark_heads.with_mirrored(jnp.asarray, images, self.mirror)
 
-    def _error(self, predicted: Float[np.ndarray, "n l 2"], form: int) -> float:
-        """Mean error of landmarks normalised over the window."""
-        pixels = self.protocol.frame.denormalise(predicted)
-        return detection.summarise(pixels, self.truth[form], scheme_of(form).eyes)["error"]
+    def _error(self, predicted: Float[np.ndarray, "n l 2"], **fields: Any) -> Measurement:
+        """Error of landmarks normalised over the window."""
+        form, pixels = predicted.shape[1], self.protocol.frame.denormalise(predicted)
+        return detection.measure(pixels, self.truth[form], scheme_of(form).eyes, **fields)
 
     def _views(
         self, faces: AnnotatedFaces, number: int, seed: int
@@ -202,21 +200,21 @@ class _Trial:
             targets[form] = np.concatenate([plain, landmark_heads.mirrored_targets(plain)]) if self.mirror else plain
         return self._with_mirrored(views), targets
 
-    def errors(self, count: int, seed: int) -> Iterator[tuple[int, str, float]]:
-        """(landmarks, method, error) of all methods from the same `count` images of the training faces."""
-        p, settings = self.protocol, self.protocol.settings
+    def errors(self, count: int, seed: int) -> Iterator[Measurement]:
+        """Errors of all methods from the same `count` images of the training faces."""
+        p, settings, drawn_by = self.protocol, self.protocol.settings, {"annotated_images": count, "draw": seed}
         # The images of a smaller count are among those of a larger one.
         drawn = p.train.take(np.random.default_rng(seed).permutation(len(p.train))[:count])
         for form, take in p.forms.items():
             mean = p.frame.normalise(take(drawn.landmarks)).mean(axis=0)
-            yield form, MEAN_SHAPE, self._error(np.broadcast_to(mean, self.truth[form].shape), form)
+            yield self._error(np.broadcast_to(mean, self.truth[form].shape), method=MEAN_SHAPE, **drawn_by)
         views, targets = self._views(drawn, settings.views, seed)
         for name, features in self.features.items():
             inputs = features(views)
-            for form, wanted in targets.items():
+            for wanted in targets.values():
                 for head in settings.heads:
                     predicted = self._detected(head, name, inputs, wanted, seed)
-                    yield form, method_name(name, head), self._error(predicted, form)
+                    yield self._error(predicted, method=name, head=HEADS[head], **drawn_by)
         if p.baseline:
             scratch = settings.scratch
             views, targets = self._views(drawn, scratch.views, seed)
@@ -225,7 +223,7 @@ class _Trial:
                 network = ConvNet(form, scratch.width)
                 params = train(network, inputs, wanted, self.scratch_optimizer, seed=seed)
                 predicted = predict(network, params, standardised(p.test.images, p.frame))
-                yield form, FROM_SCRATCH, self._error(predicted, form)
+                yield self._error(predicted, method=FROM_SCRATCH, **drawn_by)
 
     def _detected(
         self, kind: str, name: str, inputs: Float[Array, "v g g c"], wanted: Float[np.ndarray, "v l 2"], seed: int

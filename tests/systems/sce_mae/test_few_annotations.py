@@ -12,7 +12,8 @@ from scipy import stats
 from scemae_jax import fit_detector
 from scemae_jax.data.record import Faces
 from scemae_jax.evaluation import detection
-from scemae_jax.evaluation.few_annotations import features_and_head, summarise
+from scemae_jax.evaluation.few_annotations import HEADS
+from scemae_jax.evaluation.measurement import as_table, select
 from scemae_jax.faces.frame import FRAME
 from scemae_jax.model import Model, as_square_images
 from scemae_jax.models.convnet import ConvNet
@@ -160,26 +161,20 @@ def test_heads_see_features_of_unit_length(tmp_path):
     config = settings(counts=(4,), seeds=1)
     kinds = {"plain": brightness, "longer": lambda images: 100 * brightness(images)}
     rows = protocol(config, features=kinds, baseline=False).run(tmp_path / "rows.jsonl")
-    errors = {row["method"]: row["error"] for row in rows}
-    for head in ("prior work's head", "plain"):
-        assert errors[f"longer, {head}"] == pytest.approx(errors[f"plain, {head}"], rel=1e-3)
-    assert errors["longer, linear"] == pytest.approx(errors["plain, linear"], rel=1e-2)
+    errors = {(row.method, row.variant.get("head")): row.value for row in rows}
+    for head, apart in (("prior work's head", 1e-3), ("plain", 1e-3), ("linear", 1e-2)):
+        assert errors["longer", head] == pytest.approx(errors["plain", head], rel=apart)
 
 
-def test_rows_of_all_methods_and_how_they_are_summarised(tmp_path):
-    rows = protocol(settings()).run(tmp_path / "rows.jsonl")
+def test_a_row_for_each_draw_and_method(tmp_path):
+    rows = as_table(protocol(settings()).run(tmp_path / "rows.jsonl"))
     heads = ("prior work's head", "plain", "linear")
-    methods = {"mean shape", *(f"brightness, {head}" for head in heads), "network from scratch"}
-    assert {(row["count"], row["seed"], row["method"]) for row in rows} == {
-        (count, seed, method) for count in (2, 4) for seed in (0, 1) for method in methods
+    methods = {("mean shape", ""), *(("brightness", head) for head in heads), ("network from scratch", "")}
+    found = zip(rows["annotated_images"], rows["draw"], rows["method"], rows["head"].fillna(""), strict=True)
+    assert {(count, draw, (method, head)) for count, draw, method, head in found} == {
+        (count, draw, method) for count in (2, 4) for draw in (0, 1) for method in methods
     }
-    assert all(np.isfinite(row["error"]) for row in rows)
-    found = summarise(rows, 5)
-    errors = [row["error"] for row in rows if row["method"] == "brightness, plain" and row["count"] == 4]
-    assert found["brightness, plain"]["4"] == {
-        "error": pytest.approx(sum(errors) / 2), "deviation": pytest.approx(abs(errors[0] - errors[1]) / 2**0.5),
-        "count": 2,
-    }  # fmt: skip
+    assert np.isfinite(rows["value"]).all()
 
 
 def test_mean_shape_is_that_of_the_drawn_images_and_smaller_draws_are_part_of_larger_ones(tmp_path):
@@ -187,21 +182,21 @@ def test_mean_shape_is_that_of_the_drawn_images_and_smaller_draws_are_part_of_la
     rows = protocol(config, features={}, baseline=False).run(tmp_path / "rows.jsonl")
     order = np.random.default_rng(1).permutation(6)
     for row in rows:
-        if row["seed"] == 1:
-            shape = train.landmarks[order[: row["count"]]].mean(axis=0)
+        if row.variant["draw"] == 1:
+            shape = train.landmarks[order[: row.variant["annotated_images"]]].mean(axis=0)
             expected = detection.inter_ocular_error(
                 np.broadcast_to(shape, test.landmarks.shape), test.landmarks, (0, 1)
             )
-            assert row["error"] == pytest.approx(float(expected.mean()), rel=1e-4)
+            assert row.value == pytest.approx(float(expected.mean()), rel=1e-4)
 
 
 def test_an_interrupted_run_goes_on_from_its_rows(tmp_path):
     path, work = tmp_path / "rows.jsonl", protocol(settings(), features={}, baseline=False)
     whole = work.run(tmp_path / "whole.jsonl")
-    first = [row for row in whole if (row["count"], row["seed"]) == (2, 0)]
-    path.write_text("".join(json.dumps(row | {"error": -1.0}) + "\n" for row in first))
+    drawn = {"annotated_images": 2, "draw": 0}
+    path.write_text(json.dumps(whole[0].row() | {"value": -1.0}) + "\n")
     rows = work.run(path)
-    assert [row["error"] for row in rows if (row["count"], row["seed"]) == (2, 0)] == [-1.0]  # not done again
+    assert list(select(as_table(rows), **drawn)["value"]) == [-1.0]  # not done again
     assert rows[1:] == whole[1:]
     with pytest.raises(OutOfTime, match="stopped after 0 of 4 draws"):
         work.run(tmp_path / "late.jsonl", stop_at=time.monotonic() - 1)
@@ -210,13 +205,8 @@ def test_an_interrupted_run_goes_on_from_its_rows(tmp_path):
 @pytest.mark.parametrize("head", ["prior_work", "plain", "linear"])
 def test_only_the_heads_asked_for_are_trained(tmp_path, head):
     rows = protocol(settings(counts=(4,), seeds=1, heads=(head,)), baseline=False).run(tmp_path / "rows.jsonl")
-    (method,) = {row["method"] for row in rows} - {"mean shape"}
-    assert features_and_head(method) == ("brightness", head)
-    assert few_annotations.method_name("brightness", head) == method
-
-
-def test_methods_without_a_head_on_features_have_none():
-    assert features_and_head("network from scratch") == ("network from scratch", "")
+    methods = {(row.method, row.variant.get("head")) for row in rows} - {("mean shape", None)}
+    assert methods == {("brightness", HEADS[head])}
 
 
 def test_weight_decay_weighs_at_any_number_of_landmarks_as_at_five():
@@ -252,7 +242,7 @@ def test_warps_are_those_of_prior_work():
 
 def test_counts_beyond_the_annotated_faces_are_left_out(tmp_path):
     rows = protocol(settings(counts=(4, 7)), features={}, baseline=False).run(tmp_path / "rows.jsonl")
-    assert {row["count"] for row in rows} == {4}
+    assert {row.variant["annotated_images"] for row in rows} == {4}
 
 
 def test_mirrored_views_learn_mirrored_landmarks(tmp_path):
@@ -266,7 +256,7 @@ def test_mirrored_views_learn_mirrored_landmarks(tmp_path):
         work = protocol(config, train=faces.take(np.flatnonzero(left)), test=faces.take(np.flatnonzero(right)[:10]),
                         unlabelled=faces.images, baseline=False)  # fmt: skip
         rows = work.run(tmp_path / f"{mirror}.jsonl")
-        errors[mirror] = next(row["error"] for row in rows if row["method"] == "brightness, linear")
+        errors[mirror] = select(as_table(rows), method="brightness", head="linear")["value"].item()
     assert errors[True] < 0.6 * errors[False]
 
 

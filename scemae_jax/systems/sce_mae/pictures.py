@@ -1,16 +1,15 @@
-"""The report of a run: what the networks see and find in some test faces, drawn, beside the results."""
+"""The pictures of a report: what the networks see and find in some test faces, and what was measured, drawn."""
 
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 from jaxtyping import Array, Float, Num, UInt8
 
 from scemae_jax.data.record import Faces
@@ -23,8 +22,9 @@ from scemae_jax.models import vit
 from scemae_jax.models.carb import SelectedTokens
 from scemae_jax.ops import correspondence
 from scemae_jax.report import figures
-from scemae_jax.report.html import Picture, stage_title, write_report
-from scemae_jax.report.table import few_shot_forms
+from scemae_jax.report.html import Picture
+from scemae_jax.report.table import measured
+from scemae_jax.systems.sce_mae.tables import by_form
 
 STRIDE = 4
 """Of the feature maps that are drawn, in pixels."""
@@ -38,35 +38,28 @@ DRAWN_QUERIES = 3
 Detector = Callable[[UInt8[np.ndarray, "b 136 136 3"]], Float[Any, "b l 2"]]
 
 
-def build_report(
-    workdir: Path,
+def pictures(
     *,
     faces: Faces,
     mae: Model,
     model: Model,
     detectors: Mapping[int, Detector],
     results: dict[str, Any],
-    metrics: list[dict[str, Any]],
     examples: int,
     seed: int,
     embedded: representation.Embedded | None = None,
-) -> Path:
-    """Writes `report/index.html` and its pictures, also as PNG files beside it, under the workdir.
+) -> dict[str, Picture]:
+    """The pictures of a report by the names of their files.
 
     Args:
-      workdir: config.json is read from it, if it is there.
-      faces: test faces, of which some are shown; with all their landmarks, or with none.
+      faces: test faces, of which some are shown; with all their landmarks, or with none (`[n, 0, 2]`).
       mae: the backbone after stage 1; with its decoder, reconstructions are shown.
       model: the same backbone with its projector, where stage 2 ran.
       detectors: by number of landmarks; give (x, y) in pixels of the images.
       results: as in results.json; stages may be missing.
-      metrics: rows of metrics.jsonl.
       examples: faces in a picture, at most.
       seed: decides which faces are shown and what is masked.
-      embedded: the points that results["represent"] is about, if that was measured.
-
-    Returns:
-      The path of the page.
+      embedded: the points that stage `represent` measured, if it did.
 
     Raises:
       ValueError: there are no faces, or `examples` is not positive.
@@ -74,34 +67,19 @@ def build_report(
     if not len(faces) or examples < 1:
         raise ValueError(f"{len(faces)} faces given, {examples} asked for: a report shows one or more")
     shown, frame = different_people(faces, examples, seed), model.frame
-    pictures = curve_pictures(results, metrics)
-    pictures |= reconstruction_pictures(mae, shown, seed)
-    pictures |= selection_pictures(model, shown)
+    drawn = reconstruction_pictures(mae, shown, seed)
+    drawn |= selection_pictures(model, shown)
     maps = feature_maps(mae, model, shown)
-    pictures |= similarity_pictures(maps, shown, frame)
-    pictures |= match_pictures(maps, shown, frame)
+    drawn |= similarity_pictures(maps, shown, frame)
+    drawn |= match_pictures(maps, shown, frame)
+    rows = measured(results)
     if embedded:
-        pictures |= embedding_pictures(embedded, results["represent"])
-    pictures |= few_shot_pictures(results.get("few_shot", {}))
+        drawn |= embedding_pictures(embedded, rows)
+    drawn |= few_annotations_pictures(rows)
     if shown.points.size:
         for count, detect in sorted(detectors.items()):
-            pictures |= detection_pictures(detect, count, shown, frame)
-
-    folder = workdir / "report"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, picture in pictures.items():
-        (folder / f"{name}.png").write_bytes(picture.image)
-    config = workdir / "config.json"
-    encoder, dataset = results.get("encoder", model.architecture.backbone.encoder), results.get("dataset", "faces")
-    write_report(
-        folder / "index.html",
-        title=f"SCE-MAE {encoder} on {dataset}",
-        results=results,
-        metrics=metrics,
-        pictures=list(pictures.values()),
-        config=json.loads(config.read_text()) if config.exists() else None,
-    )
-    return folder / "index.html"
+            drawn |= detection_pictures(detect, count, shown, frame)
+    return drawn
 
 
 def different_people(faces: Faces, count: int, seed: int) -> Faces:
@@ -115,31 +93,6 @@ def different_people(faces: Faces, count: int, seed: int) -> Faces:
 def windows(faces: Faces, frame: Frame) -> Float[np.ndarray, "n 96 96 3"]:
     """What the networks see of the faces, in [0, 1]."""
     return np.asarray(frame.centre_window(faces.images), np.float32) / 255
-
-
-def curve_pictures(results: dict[str, Any], metrics: list[dict[str, Any]]) -> dict[str, Picture]:
-    curves = []
-    for stage in dict.fromkeys(row["stage"] for row in metrics):
-        rows, result = [row for row in metrics if row["stage"] == stage], results.get(stage, {})
-        steps = np.array([row["step"] for row in rows], float)
-        known = result.get("steps") and result.get("images_seen")
-        curves.append(
-            figures.Curve(
-                title=stage_title(stage),
-                seen=steps * (result["images_seen"] / result["steps"]) if known else steps,
-                unit="images seen" if known else "steps",
-                loss=np.array([row["loss"] for row in rows], float),
-                images_per_second=np.array([row["images_per_second"] for row in rows], float),
-            )
-        )
-    if not curves:
-        return {}
-    caption = (
-        "A healthy loss falls quickly and then levels off; if it still falls at the end, longer training would help. "
-        "Dips in the speed are other work on the machine, or checkpoints."
-    )
-    drawn = figures.png(figures.training_curves(curves))
-    return {"curves": Picture("Training", caption, drawn, "Loss and images per second of each training stage")}
 
 
 def pasted(
@@ -335,43 +288,33 @@ def match_pictures(maps: Mapping[str, Array], faces: Faces, frame: Frame) -> dic
     return {"matches": Picture("Landmarks matched across people", caption, drawn, alt)}
 
 
-def embedding_pictures(embedded: representation.Embedded, represent: dict[str, Any]) -> dict[str, Picture]:
-    count = represent["landmarks"]
-    panels = {
-        f"{name}: silhouette {represent['features'][name]['embedded']:.2f}": points
-        for name, points in embedded.points.items()
-    }
+def embedding_pictures(embedded: representation.Embedded, rows: pd.DataFrame) -> dict[str, Picture]:
+    ((count, silhouettes),) = by_form(rows, "represent", "silhouette")
+    plane = silhouettes[silhouettes["space"] == "t-SNE"].set_index("method")
+    panels = {f"{name}: silhouette {plane.loc[name, 'value']:.2f}": points for name, points in embedded.points.items()}
     caption = (
         f"The features of {count} landmarks of many people, one dot each, in the plane of one t-SNE, which keeps "
         "neighbours together. Look for one tight island for each colour, apart from the others; mixed colours are "
         "landmarks that the features do not tell apart. Directions and distances between islands mean nothing. "
-        f"The silhouettes are means over {represent['repeats']} t-SNE."
+        f"The silhouettes are means over {plane['n'].max()} t-SNE."
     )
     drawn = figures.png(figures.embeddings(panels, embedded.labels, scheme_of(count).names))
     alt = "Landmark features as points in the plane, coloured by landmark, one panel for each kind of features"
     return {"embeddings": Picture("Landmark features by t-SNE", caption, drawn, alt)}
 
 
-def few_shot_pictures(few_shot: dict[str, Any]) -> dict[str, Picture]:
-    pictures = {}
-    for form, measured in few_shot_forms(few_shot):
-        lines = {
-            name: (
-                [int(count) for count in row],
-                [cell["error"] for cell in row.values()],
-                [cell["deviation"] or 0.0 for cell in row.values()],
-            )
-            for name, row in measured["methods"].items()
-        }
+def few_annotations_pictures(rows: pd.DataFrame) -> dict[str, Picture]:
+    drawn = {}
+    for count, form in by_form(rows, "few_shot", detection.METRIC):
         caption = (
-            f"{form} landmarks learnt from few annotated images; bars are deviations over draws of them. Look at how "
-            "many images a network from scratch needs for what pretrained features reach with ten, and at whether "
-            "SCE-MAE lies below MAE only."
+            f"{count} landmarks learnt from few annotated images; bars are deviations over draws of them. Colours are "
+            "features, dashes are heads. Look at how many images a network from scratch needs for what pretrained "
+            "features reach with ten, and at whether SCE-MAE lies below MAE only."
         )
-        drawn = figures.png(figures.errors_by_count(lines, measured["unit"]))
-        alt = f"Error of {form} landmarks over the number of annotated images, a line for each method"
-        pictures[f"few_shot_{form}"] = Picture("Few annotations", caption, drawn, alt)
-    return pictures
+        picture = figures.errors_by_count(form, "annotated_images", "method", "head", form["unit"].iloc[0])
+        alt = f"Error of {count} landmarks over the number of annotated images, a line for each method"
+        drawn[f"few_shot_{count}"] = Picture("Few annotations", caption, figures.png(picture), alt)
+    return drawn
 
 
 def detection_pictures(detect: Detector, count: int, faces: Faces, frame: Frame) -> dict[str, Picture]:
