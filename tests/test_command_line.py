@@ -17,7 +17,7 @@ def test_one_command_runs_the_programs():
     ended = scemae("prepare", "--dataset", "mafl")
     assert ended.returncode == 1
     assert "error: mafl is prepared from files: name their folder with --manual_dir" in ended.stderr
-    ended = scemae("prepare", "--dataset", "mafl", "now")
+    ended = scemae("convert", "--output", "a.msgpack", "now")  # a package
     assert ended.returncode == 1
     assert "not understood: now; flags are --NAME=VALUE" in ended.stdout + ended.stderr
 
