@@ -21,6 +21,7 @@ from scemae_jax import config as configuration
 from scemae_jax.command_line import exit_status, start
 from scemae_jax.config import Config
 from scemae_jax.data.pipeline import Batches, index_batches
+from scemae_jax.faces.frame import FRAME
 from scemae_jax.run_flags import CONFIG
 from scemae_jax.systems.sce_mae import pretrain, refine
 from scemae_jax.systems.sce_mae.stages import SYSTEM
@@ -56,8 +57,8 @@ def first_step(config: Config, stage: str, mesh: Mesh) -> tuple[float, float]:
     state = sharding.place(state, sharding.by_rules(mesh, state, config.mesh.rules))
     constants = sharding.place(task.constants, sharding.replicated(mesh))
     seen = jax.jit(loop.gathered_metrics(task).empty, out_shardings=sharding.replicated(mesh))()
-    size = architecture.backbone.frame.image_size
-    images = np.random.default_rng(0).integers(0, 256, (batch_size, size, size, 3), np.uint8)
+    shape = (batch_size, FRAME.image_size, FRAME.image_size, 3)  # as the data have them, whatever the model's are
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     batch = {"unlabelled": sharding.shard_batch(mesh, {"image": images})}
     resident = {"unlabelled": source.resident}
     step = loop.compile_step(task, mesh, config.mesh.rules)

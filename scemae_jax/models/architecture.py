@@ -44,17 +44,11 @@ class Backbone:
         return (images - jnp.array(self.mean)) / jnp.array(self.std)
 
     def build(self, layer_loop: vit.LayerLoop = vit.ONE_BY_ONE) -> vit.ViT:
-        v, side = self.variant, self.side
+        v, grid = self.variant, (self.side, self.side)
         return vit.ViT(
-            v.width,
-            v.depth,
-            v.num_heads,
-            v.patch_size,
-            dtype=jnp.dtype(self.dtype),
-            positions=self.positions,
-            grid=(side, side),
-            layer_loop=layer_loop,
-        )
+            v.width, v.depth, v.num_heads, v.patch_size, dtype=jnp.dtype(self.dtype), positions=self.positions,
+            grid=grid, layer_loop=layer_loop,
+        )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,14 +91,9 @@ class Architecture:
         """
         if self.decoder is None:
             raise ValueError(f"a model of {self.backbone.encoder} without a decoder cannot reconstruct images")
+        d, encoder = self.decoder, self.backbone.build(layer_loop)
         return mae.MaskedAutoencoder(
-            self.backbone.build(layer_loop),
-            self.decoder.width,
-            self.decoder.depth,
-            self.decoder.heads,
-            self.decoder.mask_ratio,
-            self.decoder.normalise_target,
-            jnp.dtype(self.backbone.dtype),
+            encoder, d.width, d.depth, d.heads, d.mask_ratio, d.normalise_target, jnp.dtype(self.backbone.dtype)
         )
 
     def build_carb(self) -> carb.CARB:
@@ -115,10 +104,8 @@ class Architecture:
         """
         if self.carb is None:
             raise ValueError(f"a model of {self.backbone.encoder} without CARB has no projector and chooses no tokens")
-        c = self.carb
-        projector = carb.Projector(
-            c.projection, c.projector_hidden, c.projector_normalise, jnp.dtype(self.backbone.dtype)
-        )
+        c, dtype = self.carb, jnp.dtype(self.backbone.dtype)
+        projector = carb.Projector(c.projection, c.projector_hidden, c.projector_normalise, dtype)
         return carb.CARB(
             self.backbone.build(), projector, c.split_layer, c.attentive_fraction, c.num_clusters, c.density
         )

@@ -299,7 +299,8 @@ def fit(
                     if writer:
                         writer.write(step, values)
                     progress.update(step - logged_step)
-                    progress.set_postfix_str(f"loss {values['loss']:.4f}, {values['images_per_second']:.0f} images/s")
+                    shown = f"loss {values['loss']:.4f}, {values['images_per_second']:.0f} images/s"
+                    progress.set_postfix_str(shown, refresh=workdir is not None)  # short fits are not worth a bar
                     seen, logged_at, logged_step = fresh(), now, step
                 if saves:
                     position = {name: source.batches.get_state() for name, source in task.inputs.items()}

@@ -253,12 +253,10 @@ def _loss_of_images(model: Model, loss: loop.LossFn, read: tuple[int, Which, flo
 
 
 def choose_kind(number: int, settings: Config) -> str:
-    """ "linear" for fewer annotated images than `settings.linear.below`, or else "heatmaps"; says so."""
+    """The kind of head for so many annotated images: linear below `settings.linear.below`. Prints it, and why."""
     below = settings.linear.below
-    kind, why = ("linear", "fewer than") if number < below else ("heatmaps", "no fewer than")
-    print(
-        f"landmarks are learnt by a {kind} head, since there are {number} annotated images, {why} linear.below={below}"
-    )
+    kind, why = ("linear", "fewer") if number < below else ("heatmaps", "not fewer")
+    print(f"landmark head: {kind}, since {number} annotated images are {why} than linear.below={below}")
     return kind
 
 

@@ -108,7 +108,7 @@ def test_training_finds_the_blob(network, left):
     assert np.abs(found - targets).mean() < left * moved
 
 
-def test_linear_head_of_a_few_images(brightness_model):
+def test_linear_head_of_a_few_images(brightness_model, capsys):
     """Six images and unlabelled others: a blob's place is a linear function of where it is bright, nearly."""
     train, test = blob_faces(6), blob_faces(20, seed=1)
     fitted = fit_detector(
@@ -116,6 +116,9 @@ def test_linear_head_of_a_few_images(brightness_model):
         linear={"strength": 1e-4, "which": "backbone"},
     )  # fmt: skip
     assert fitted.heads["5"].kind == "linear"
+    assert capsys.readouterr().out == (
+        "landmark head: linear, since 6 annotated images are fewer than linear.below=200\n"
+    )
     error = np.linalg.norm(fitted.detect(test.images) - test.landmarks, axis=-1).mean()
     mean_shape = np.linalg.norm(train.landmarks.mean(axis=0) - test.landmarks, axis=-1).mean()
     assert error < 0.4 * mean_shape
