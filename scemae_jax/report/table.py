@@ -139,11 +139,8 @@ def print_results(results: Mapping[str, Any], tables: Iterable[Table]) -> None:
         if left_out := found.get("images_left_out"):
             console.print(f"{stage}: {LEFT_OUT}: {counts_by_split(left_out)}")
     for table in tables:
-        screen = _screen(table, table.grid().cells())
-        endless = console.options.update(width=10_000)
-        if (
-            console.measure(screen, options=endless).maximum > console.width
-        ):  # deviations are left out where they do not fit
+        screen, endless = _screen(table, table.grid().cells()), console.options.update(width=10_000)
+        if console.measure(screen, options=endless).maximum > console.width:  # deviations do not fit
             screen = _screen(table, table.grid().text)
         console.print(screen)
     for stage, found in facts.items():
