@@ -22,7 +22,6 @@ from scemae_jax.config import Config
 from scemae_jax.data import sources
 from scemae_jax.data.formats import UNLABELED_VALIDATION
 from scemae_jax.data.record import AnnotatedFaces, Faces, Field
-from scemae_jax.evaluation.measurement import Measurement
 from scemae_jax.faces.frame import FRAME
 from scemae_jax.model_file import fingerprint
 from scemae_jax.report.table import Table, tables_by_stage
@@ -251,9 +250,8 @@ class Experiment:
 
     def train(self, task: loop.Task) -> dict[str, Any]:
         """Trains a task in the workdir; returns the stage's result (in the first process)."""
-        loop.fit(
-            task, workdir=self.workdir, mesh=self.mesh, rules=self.config.mesh.rules, stop_at=self.stop_at
-        )  # fmt: skip
+        rules = self.config.mesh.rules
+        loop.fit(task, workdir=self.workdir, mesh=self.mesh, rules=rules, stop_at=self.stop_at)
         if not processes.is_first():
             return {}
         rows = [row for row in read_metrics(self.workdir) if row["stage"] == task.name]
@@ -288,12 +286,6 @@ class Experiment:
     def results(self) -> dict[str, Any]:
         """The results of the stages that have finished in the workdir."""
         return read_results(self.workdir)
-
-    def rows(self, stage: str, measured: Sequence[Measurement]) -> list[dict[str, Any]]:
-        """Measurements of a stage as results.json has them."""
-        config = self.config
-        about = {"stage": stage, "system": config.system, "dataset": config.data.dataset, "seed": config.seed}
-        return [measurement.row(**about) for measurement in measured]
 
 
 def read_results(workdir: Path) -> dict[str, Any]:
@@ -379,7 +371,9 @@ def run_stage(experiment: Experiment, name: str, results: dict[str, Any]) -> Non
     results[name] = stage.run(experiment)
     if not processes.is_first():
         return
-    rows = experiment.rows(name, results[name].pop("measurements", ()))
+    config = experiment.config
+    about = {"stage": name, "system": config.system, "dataset": config.data.dataset, "seed": config.seed}
+    rows = [measurement.row(**about) for measurement in results[name].pop("measurements", ())]
     results["measurements"] = results.pop("measurements") + rows  # behind the facts
     write_json(experiment.workdir / "results.json", results)
     outcome = f"finished in {time.monotonic() - started:.0f} s"

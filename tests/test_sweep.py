@@ -93,9 +93,9 @@ def test_a_failing_point_stops_no_other_and_is_told(done):
         for seed in (0, 1):
             assert {"refine", "match"} <= results_of(workdir, point, seed).keys()
     assert not (workdir / "impossible").exists()
-    rows = pd.read_csv(workdir / "sweep.csv").set_index(["point", "seed"])
-    assert rows.loc[("impossible", 1), "error"].tolist() == [why]
-    assert rows.loc[("cold", 1), "error"].isna().all()
+    rows = pd.read_csv(workdir / "sweep.csv")
+    assert select(rows, point="impossible", seed=1)["error"].tolist() == [why]
+    assert select(rows, point="cold", seed=1)["error"].isna().all()
     assert f"- impossible/seed0: {why}" in (workdir / "sweep.md").read_text()
 
 

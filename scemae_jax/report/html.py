@@ -140,7 +140,8 @@ def headlines(table: Table) -> list[Headline]:
         ratios = [
             f"{ordered[ours] / value:.2f} times {name}" for name, value in ordered.drop(ours).items() if value > 0
         ]
-        about = f"{table.about}; {table.best} is best"
+        metric, unit = table.rows[["metric", "unit"]].iloc[0]
+        about = f"{metric}{f', {unit}' if unit else ''}; {table.best} is best"
         found.append(Headline(title, number(ordered[ours], table.digits), about, ", ".join(ratios), bars))
     return found
 

@@ -139,16 +139,23 @@ def print_results(results: Mapping[str, Any], tables: Iterable[Table]) -> None:
         if left_out := found.get("images_left_out"):
             console.print(f"{stage}: {LEFT_OUT}: {counts_by_split(left_out)}")
     for table in tables:
-        cells = table.grid().cells()
-        screen = Screen(table.index[0], title=f"{table.title}: {table.about}")
-        for column in cells:
-            screen.add_column(str(column), justify="right")
-        for name, row in cells.iterrows():
-            screen.add_row(str(name), *row)
+        screen, endless = _screen(table, table.grid().cells()), console.options.update(width=10_000)
+        if console.measure(screen, options=endless).maximum > console.width:  # deviations do not fit
+            screen = _screen(table, table.grid().text)
         console.print(screen)
     for stage, found in facts.items():
         if "path" in found:
             console.print(f"{stage}: {found['path']}")
+
+
+def _screen(table: Table, cells: pd.DataFrame) -> Screen:
+    screen = Screen(title=f"{table.title}: {table.about}")
+    screen.add_column(table.index[0])
+    for column in cells:
+        screen.add_column(str(column), justify="right")
+    for name, row in cells.iterrows():
+        screen.add_row(str(name), *row)
+    return screen
 
 
 def markdown(header: Iterable[Any], rows: Iterable[Iterable[Any]]) -> list[str]:

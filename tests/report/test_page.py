@@ -22,7 +22,7 @@ def table(**fields):
     """Errors of two cases by three methods."""
     errors = {"own place": (3.8123, 11.049), "before": (0.6149, 7.92), "ours": (0.6111, 3.96)}
     rows = [
-        Measurement.of(metric="error", method=method, case=case, value=value, deviation=0.25, n=count)
+        Measurement.of(metric="error", unit="px", method=method, case=case, value=value, deviation=0.25, n=count)
         for method, values in errors.items()
         for case, value, count in zip(
             ("same", "different"), values, (1855, 1855 if method == "ours" else 900), strict=True
@@ -123,7 +123,7 @@ def test_tables_show_the_numbers_given(tmp_path):
 
 def test_headline_compares_the_system_with_the_other_methods(tmp_path):
     text = " ".join(report(tmp_path, tables=[table()]).text.split())
-    assert "Across people 3.96 error in pixels, 371 pairs; lowest is best ours3.96 before7.92 own place11.05" in text
+    assert "Across people 3.96 error, px; lowest is best ours3.96 before7.92 own place11.05" in text
     assert "0.50 times before, 0.36 times own place" in text
     text = " ".join(report(tmp_path, tables=[table(ours=("nobody", "before"))]).text.split())
     assert "Across people 7.92 error" in text

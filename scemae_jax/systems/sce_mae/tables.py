@@ -48,8 +48,8 @@ def _matching(rows: pd.DataFrame, facts: Mapping[str, Any]) -> Iterator[Table]:
             about=f"error in {matching.UNIT}, {pairs_of(rows, facts, landmarks)} of split {facts['split']}, stride "
             f"{facts['stride']}",
             rows=form,
-            index=("method", "position_free"),
-            columns=("case", "random_pairings"),
+            index=("method", "position_free", "random_pairings"),
+            columns=("case",),
             ours=OURS,
             headlines={"different": f"{count_of(landmarks, 'landmarks')} matched across people"},
             remark="Mean error ± deviation of the pairs' means. Same: two warped views of one image. Different: two "
