@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import importlib.util
 import inspect
 from pathlib import Path
@@ -86,8 +87,13 @@ def test_configs_describe_networks_that_can_be_built(name, variant):
     spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
     config = module.get_config(variant)
     settings.check(config)
-    architecture = configuration.architecture(config)
-    assert hash(architecture) == hash(configuration.architecture(config))
+    assert hash(configuration.architecture(config)) == hash(configuration.architecture(config))
+    trace(configuration.architecture(config))
+
+
+@functools.cache
+def trace(architecture):
+    """Raises where the networks cannot be built; once for all configs of the same."""
     patches = (96 // architecture.variant.patch_size) ** 2
     images, noise = np.zeros((2, 96, 96, 3), np.float32), np.zeros((2, patches), np.float32)
     jax.eval_shape(architecture.build_mae().init, jax.random.key(0), images, noise)

@@ -270,6 +270,6 @@ def test_baselines_on_real_faces_are_those_of_the_data_s_readme(ytf68: Path):
     own = matching.match(faces, {"own": None}, pairs=pairs, seed=0)["own"].summary()
     assert own["same"]["error"] == pytest.approx(3.85, rel=0.1)
     assert own["different"]["error"] == pytest.approx(11.05, rel=0.1)
-    patches = matching.match(faces, {"raw": matching.raw_patches}, pairs=pairs[:8], seed=0)["raw"].summary()
+    patches = matching.match(faces, {"raw": matching.raw_patches}, pairs=pairs[:4], seed=0)["raw"].summary()
     assert patches["same"]["error"] < 1  # 0.41 over 300 pairs
     assert 18 < patches["different"]["error"] < 30  # 24.06
