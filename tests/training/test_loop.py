@@ -274,12 +274,6 @@ def test_an_accumulated_gradient_is_that_of_the_whole_batch(tmp_path):
             np.testing.assert_allclose([r[name] for r in there], [r[name] for r in expected], rtol=1e-4)
 
 
-def test_a_batch_divides_into_parts(tmp_path):
-    task = dataclasses.replace(linear_task(), accumulate=3)
-    with pytest.raises(ValueError, match="batch_size 8 does not divide over 1 devices and accumulate=3"):
-        fit(task, tmp_path)
-
-
 def test_sigterm_saves_and_the_run_goes_on(tmp_path):
     whole = fit(linear_task(), tmp_path / "whole")
     task = linear_task()
@@ -331,13 +325,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, step, kept, message):
     if kept:
         params = newest_params(tmp_path / "checkpoints" / "linear")
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
-
-
-def test_there_is_no_checkpoint(tmp_path):
-    assert newest_step(tmp_path / "nothing") is None
-    assert not (tmp_path / "nothing").exists()
-    (tmp_path / "empty").mkdir()
-    assert newest_step(tmp_path / "empty") is None
 
 
 def test_metrics_survive_a_line_cut_off(tmp_path):
