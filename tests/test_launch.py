@@ -376,4 +376,5 @@ def test_both_compilers_are_asked_and_tables_written_where_their_tests_pass(proj
 def test_the_tests_take_arguments_of_pytest(project, options, passed):
     ended, noted = project("test.sh", *options)
     assert ended.returncode == 0, ended.stderr
-    assert noted[-1] == f"-m pytest {passed}"
+    assert noted[-1].startswith("-m pytest ")
+    assert noted[-1].endswith(passed)

@@ -160,8 +160,10 @@ class _Block(NamedTuple):
     different: Float[np.ndarray, "p l 2"]
 
 
-def _blocks(faces: AnnotatedFaces, pairs: Int[np.ndarray, "p 2"], seed: int, frame: Frame) -> Iterator[_Block]:
-    """All pairs at once where an image is in several of them, so that it is warped once; else a few at a time."""
+def _blocks(
+    faces: AnnotatedFaces, pairs: Int[np.ndarray, "p 2"], seed: int, frame: Frame, few: int
+) -> Iterator[_Block]:
+    """All pairs at once where an image is in several of them, so that it is warped once; else a `few` at a time."""
     recurring = len(np.unique(pairs)) < pairs.size
     key = jax.random.key(seed)
     keys_of = jax.vmap(lambda i: jax.random.fold_in(key, i))
@@ -170,13 +172,13 @@ def _blocks(faces: AnnotatedFaces, pairs: Int[np.ndarray, "p 2"], seed: int, fra
         pixels = jnp.asarray(faces.images[images], jnp.float32) / 255.0
         return warped_views(keys_of(images), pixels, jnp.asarray(faces.landmarks[images]))
 
-    at_once = len(pairs) if recurring else PAIRS_AT_ONCE
+    at_once = len(pairs) if recurring else few
     for start in range(0, len(pairs), at_once):
         chunk = pairs[start : start + at_once]
         images, places = np.unique(chunk, return_inverse=True)
         a, b = places.reshape(-1, 2).T
         references, reference = np.unique(a, return_inverse=True)
-        once, twice, points_once, points_twice = in_batches(warped, 2 * PAIRS_AT_ONCE, images)
+        once, twice, points_once, points_twice = in_batches(warped, 2 * few, images)
         landmarks = frame.to_window(points_twice[a])  # whole pixels
         queries = np.clip(landmarks, 0, frame.window - 1)
         yield _Block(
@@ -253,20 +255,21 @@ def match(
         raise ValueError("matching needs faces with all landmarks known: use faces.annotated()")
     collected: dict[Kind, list[Errors]] = {}
     progress = tqdm(total=len(pairs) * len(features), desc="match", unit="pair", mininterval=5)
-    for block in _blocks(faces, pairs, seed, frame):
+    few = min(PAIRS_AT_ONCE, len(pairs))
+    for block in _blocks(faces, pairs, seed, frame, few):
         for name, feature_fn in features.items():
             if feature_fn is None:
                 collected.setdefault(Kind(name), []).append(_errors(block, block.queries, block.queries, frame.window))
                 progress.update(len(block.rows))
                 continue
-            maps = in_batches(feature_fn, 3 * PAIRS_AT_ONCE, block.views)
+            maps = in_batches(feature_fn, 3 * few, block.views)
             removed = {Kind(name): np.zeros((), np.float32)}
             if name in position_means:
                 removed[Kind(name, position_free=True)] = position_means[name]
             for kind, mean in removed.items():
                 same, different = in_batches(
                     lambda rows, queries, maps=maps, mean=mean: _predict(*maps[rows.T], queries, mean, frame.window),
-                    PAIRS_AT_ONCE, block.rows, block.queries,
+                    few, block.rows, block.queries,
                 )  # fmt: skip
                 collected.setdefault(kind, []).append(_errors(block, same, different, frame.window))
             progress.update(len(block.rows))
