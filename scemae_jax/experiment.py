@@ -326,6 +326,8 @@ def run(experiment: Experiment) -> dict[str, Any]:
     processes.fail_together(failed, "stages begin")
     results = experiment.results()
     for name in experiment.config.stages:
+        if not experiment.system.by_name[name].distributed:
+            experiment.forget_training_images()
         if name in results:
             before = results[name]
             outcome = f"skipped before, {before['skipped']}" if was_skipped(before) else "finished before"
@@ -334,7 +336,6 @@ def run(experiment: Experiment) -> dict[str, Any]:
         elif experiment.system.by_name[name].distributed:
             run_stage(experiment, name, results)
         elif processes.is_first():
-            experiment.forget_training_images()
             try:
                 run_stage(experiment, name, results)
             except (Exception, processes.Interrupted) as error:

@@ -54,7 +54,7 @@ def mesh_of(count, fsdp=1):
 def run(name, mesh, stage="pretrain", **settings):
     changed = config.copy_and_resolve_references()
     changed[stage].update(settings)
-    source = feed.open_input([Noise()], [1.0], cache="device", batch_size=16, seed=3, mesh=mesh)
+    source = feed.keep([Noise()], cache="device", mesh=mesh).batches([1.0], batch_size=16, seed=3)
     if stage == "pretrain":
         task = pretrain.task(changed, architecture, encoder, source, steps)
     else:
