@@ -18,7 +18,7 @@ from scemae_jax.data.augment import random_views
 from scemae_jax.evaluation import detection, matching, representation
 from scemae_jax.evaluation.attention import attentive_near_landmarks
 from scemae_jax.evaluation.few_annotations import summarise as summarise_draws
-from scemae_jax.experiment import SOME_IMAGES, Stage, System, was_skipped
+from scemae_jax.experiment import Stage, System, was_skipped
 from scemae_jax.faces.landmarks import five_points, in_form, scheme_of
 from scemae_jax.model_file import export_stablehlo, load, save_model
 from scemae_jax.report.build import build_report
@@ -27,6 +27,7 @@ from scemae_jax.systems.sce_mae import few_annotations, landmark_heads, pretrain
 from scemae_jax.systems.sce_mae.networks import SceMae
 from scemae_jax.training import processes
 from scemae_jax.training.metrics import read_metrics
+from scemae_jax.training.run_data import SOME_IMAGES
 
 FEW_SHOT_ROWS = "few_shot.jsonl"
 HOW_TO_ANNOTATE = "; of the people in a folder's landmarks.csv, a fifth become the test split"
