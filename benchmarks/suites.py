@@ -28,7 +28,7 @@ from scemae_jax.ops.lcr import lcr_loss
 from scemae_jax.systems.sce_mae import pretrain, refine
 from scemae_jax.systems.sce_mae import settings as sce_mae
 from scemae_jax.training import loop, sharding
-from scemae_jax.training.feed import Input, open_input
+from scemae_jax.training.feed import Input, keep
 
 STEPS = 1000
 """Of the learning rate's schedule; no time depends on it."""
@@ -113,7 +113,8 @@ class Trainer:
 
 def noise_on_devices(settings: Settings, batch_size: int) -> Input:
     images = InMemory({"image": settings.images(2 * batch_size)})
-    return open_input([images], [1.0], cache="device", batch_size=batch_size, seed=0, mesh=sharding.make_mesh())
+    kept = keep([images], cache="device", mesh=sharding.make_mesh())
+    return kept.batches([1.0], batch_size=batch_size, seed=0)
 
 
 def stage_task(config: Config, stage: str, source: Input, build: Callable[..., Any] = jax.jit) -> loop.Task:
@@ -142,7 +143,8 @@ def without_augmentation(task: loop.Task, settings: Settings) -> loop.Task:
         return cast(mae.MAEOutput, network.apply({"params": params}, batch["views"]["image"], noise)).loss, {}
 
     views = InMemory({"image": normalised_views(settings, batch_size)})
-    source = open_input([views], [1.0], cache="none", batch_size=batch_size, seed=0, mesh=sharding.make_mesh())
+    kept = keep([views], cache="none", mesh=sharding.make_mesh())
+    source = kept.batches([1.0], batch_size=batch_size, seed=0)
     return dataclasses.replace(task, loss=loss, inputs={"views": source})
 
 
@@ -240,9 +242,9 @@ def inputs(settings: Settings) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         data.dataset, data.variant, data.data_dir = "synthetic_faces", "tiny", folder
         images, weights = sources.unlabelled_images(data, [sources.open_dataset(data)])
-        common = {"seed": 0, "mesh": sharding.make_mesh(), "workers": settings.workers}
+        common = {"batch_size": config.pretrain.batch_size, "seed": 0, "workers": settings.workers}
         by_cache = {
-            cache: open_input(images, weights, cache=cache, batch_size=config.pretrain.batch_size, **common)
+            cache: keep(images, cache=cache, mesh=sharding.make_mesh()).batches(weights, **common)
             for cache in ("device", "host", "none")
         }
         trainers = {c: Trainer(stage_task(config, "pretrain", source), settings) for c, source in by_cache.items()}

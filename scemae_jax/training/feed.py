@@ -192,20 +192,6 @@ def keep(sources: Sequence[ExampleSource], *, cache: str, mesh: Mesh) -> Kept:
     return Kept(mesh, sources, layouts, _hold(mesh, sources, layouts) if where == "device" else None)
 
 
-def open_input(
-    sources: Sequence[ExampleSource],
-    weights: Sequence[float],
-    *,
-    cache: str,
-    batch_size: int,
-    seed: int,
-    mesh: Mesh,
-    workers: int = 0,
-) -> Input:
-    """An input of examples that nothing else reads: `keep`, then `Kept.batches`."""
-    return keep(sources, cache=cache, mesh=mesh).batches(weights, batch_size=batch_size, seed=seed, workers=workers)
-
-
 def held_shape(mesh: Mesh, count: int, layout: Layout) -> tuple[int, int]:
     """Shape of the int32 array that holds `count` values: a row for each, and as many rows on every device.
 

@@ -22,8 +22,8 @@ def sources():
 
 
 def opened(cache, seed=0):
-    mesh = sharding.make_mesh()
-    return feed.open_input(sources(), [0.75, 0.25], cache=cache, batch_size=BATCH, seed=seed, mesh=mesh)
+    kept = feed.keep(sources(), cache=cache, mesh=sharding.make_mesh())
+    return kept.batches([0.75, 0.25], batch_size=BATCH, seed=seed)
 
 
 def seen(source, count):

@@ -14,7 +14,7 @@ import pytest
 from scemae_jax.data.pipeline import training_batches
 from scemae_jax.training import loop, metrics, optimizer, processes, sharding
 from scemae_jax.training.checkpoints import Checkpoints, newest_step, restore_part
-from scemae_jax.training.feed import Input, open_input
+from scemae_jax.training.feed import Input, keep
 
 
 def rows(workdir):
@@ -204,7 +204,7 @@ def test_nothing_is_compiled_transferred_or_read_unasked_once_the_loop_runs(
         error = batch["plain"]["image"].astype(jnp.float32).mean() - params["layer"]["bias"].sum() - fixed.constants
         return error**2, {"absolute_error": jnp.abs(error)}
 
-    source = open_input([Plain()], [1.0], cache=cache, batch_size=8, seed=0, mesh=sharding.make_mesh())
+    source = keep([Plain()], cache=cache, mesh=sharding.make_mesh()).batches([1.0], batch_size=8, seed=0)
     watched = Watched(source.batches)
     task = dataclasses.replace(
         linear_task(steps=40, log_every=4, checkpoint_every=8),

@@ -52,7 +52,7 @@ for name, run in runs.items():
     stage = run.get("stage", "pretrain")
     changed = config.copy_and_resolve_references()
     changed[stage].update(run.get("settings", {}))
-    source = feed.open_input([Noise()], [1.0], cache="device", batch_size=16, seed=3, mesh=mesh)
+    source = feed.keep([Noise()], cache="device", mesh=mesh).batches([1.0], batch_size=16, seed=3)
     if stage == "pretrain":
         task = pretrain.task(changed, architecture, encoder, source, steps)
     else:

@@ -18,7 +18,7 @@ from scemae_jax.data.augment import random_views
 from scemae_jax.evaluation import detection, matching, representation
 from scemae_jax.evaluation.attention import attentive_near_landmarks
 from scemae_jax.evaluation.measurement import Measurement, as_table, measurements, over
-from scemae_jax.experiment import SOME_IMAGES, Stage, System
+from scemae_jax.experiment import Stage, System
 from scemae_jax.faces.landmarks import five_points, in_form, scheme_of
 from scemae_jax.model_file import export_stablehlo, load, save_model
 from scemae_jax.report.html import write_report
@@ -27,6 +27,7 @@ from scemae_jax.systems.sce_mae import few_annotations, landmark_heads, pictures
 from scemae_jax.systems.sce_mae.networks import SceMae, in_frame
 from scemae_jax.systems.sce_mae.tables import CLAMPED, OURS, tables
 from scemae_jax.training import processes
+from scemae_jax.training.run_data import SOME_IMAGES
 
 FEW_SHOT_ROWS = "few_shot_draws.jsonl"
 HOW_TO_ANNOTATE = "; of the people in a folder's landmarks.csv, a fifth become the test split"
