@@ -13,7 +13,6 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from test_main import EXPERIMENT, ROOT, compiled  # noqa: F401 (compiled is a fixture for the whole file)
 
 from scemae_jax import config as configuration
 from scemae_jax import experiment, sweep
@@ -23,6 +22,7 @@ from scemae_jax.training import processes
 from scemae_jax.training.checkpoints import newest_step, restore_part
 from scemae_jax.training.metrics import read_metrics
 
+ROOT = Path(__file__).parents[1]
 SWEEPS = sorted((ROOT / "configs" / "sweeps").glob("*.py"))
 SWEEP = '''"""Temperatures of the tiny network.
 
@@ -44,13 +44,14 @@ def restored(directory: Path):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """Holds a config and a sweep file; the prepared data come to lie there too."""
+def folder(tmp_path_factory, data_dir) -> Path:
+    """Holds a config and a sweep file."""
     folder = tmp_path_factory.mktemp("sweeps")
     quick = (
         "    config.match.baselines = False\n    config.stages = ('pretrain', 'refine', 'match')\n    return config\n"
     )
-    text = EXPERIMENT.format(data_dir=str(folder / "data")).replace("    return config\n", quick)
+    text = (ROOT / "tests" / "small_experiment.py").read_text().replace("    return config\n", quick)
+    text = text.replace('get_config(data_dir="")', f"get_config(data_dir={str(data_dir)!r})")
     (folder / "small.py").write_text(text)
     (folder / "sweep.py").write_text(SWEEP)
     return folder
