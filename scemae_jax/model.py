@@ -194,8 +194,7 @@ class Model:
             )
         placed, chosen, points = placement(images, self.frame), self.heads[name], []
         for start in range(0, len(images), CHUNK):
-            chunk = images[start : start + CHUNK]
-            features = self.device_features(chunk, chosen.stride, chosen.which, chosen.projected_weight)
+            features = self.device_features(images[start : start + CHUNK], *chosen.reads)
             points.append(np.asarray(find(chosen.network, chosen.params, features)))
         normalised = np.concatenate([np.zeros((0, chosen.network.num_landmarks, 2), np.float32), *points])
         return placed.from_square(self.frame.denormalise(normalised))

@@ -110,11 +110,8 @@ def _head_sizes(sizes: dict[str, Any]) -> dict[str, Any]:
     # Format 1 had one form for both kinds: a linear head was one without heatmaps.
     fields = ("num_landmarks", "heatmaps", "kernel_size", "gain") if sizes["heatmaps"] else ("num_landmarks",)
     reads = {name: sizes[name] for name in ("stride", "which", "projected_weight") if name in sizes}
-    return {
-        "kind": "heatmaps" if sizes["heatmaps"] else "linear",
-        "network": {name: sizes[name] for name in fields},
-        **reads,
-    }
+    kind = "heatmaps" if sizes["heatmaps"] else "linear"
+    return {"kind": kind, "network": {name: sizes[name] for name in fields}, "reads": reads}
 
 
 def fingerprint(path: str | Path) -> str:

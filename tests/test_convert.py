@@ -23,7 +23,7 @@ from scemae_jax.convert.weights import resample_patches, resample_positions
 from scemae_jax.model import Model
 from scemae_jax.model_file import load, save_model
 from scemae_jax.models import vit
-from scemae_jax.models.heads import Head, LandmarkHead
+from scemae_jax.models.heads import Head, LandmarkHead, Reads
 from scemae_jax.systems.sce_mae import settings, stages
 
 SMALL = {
@@ -488,7 +488,7 @@ def command(monkeypatch, capsys):
                                                  ("huggingface", ".pth")])  # fmt: skip
 def test_the_command_there_and_back(command, learned, random_params, tmp_path, dialect, suffix):
     carb = random_params(learned.architecture.build_carb(), np.zeros((1, 96, 96, 3)), method="features")
-    head = Head(network=LandmarkHead(5, 2, 1, 2.0), stride=8, which="both", params={})
+    head = Head(network=LandmarkHead(5, 2, 1, 2.0), params={}, reads=Reads(8, "both"))
     whole = dataclasses.replace(learned, params={**learned.params, "projector": carb["projector"]}).with_head(head)
     save_model(whole, tmp_path / "ours.msgpack")
     there, back = str(tmp_path / f"theirs{suffix}"), str(tmp_path / "back.msgpack")

@@ -11,7 +11,7 @@ from scemae_jax.data.images import prepare_face
 from scemae_jax.faces.frame import FRAME
 from scemae_jax.model import Model, as_square_images
 from scemae_jax.models.architecture import Architecture
-from scemae_jax.models.heads import Head, LandmarkHead
+from scemae_jax.models.heads import Head, LandmarkHead, Reads
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def constant_head(num_landmarks, point):
         "regressor": np.zeros((num_landmarks, 2, 2), np.float32),
         "bias": np.tile(np.float32(point), (num_landmarks, 1)),
     }
-    return Head(network=LandmarkHead(num_landmarks, 1, 1, 1.0), stride=8, which="backbone", params=params)
+    return Head(network=LandmarkHead(num_landmarks, 1, 1, 1.0), params=params, reads=Reads(8, "backbone"))
 
 
 @pytest.mark.parametrize(

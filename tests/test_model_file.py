@@ -15,7 +15,7 @@ from scemae_jax.faces.frame import Frame
 from scemae_jax.model import Model
 from scemae_jax.model_file import export_stablehlo, fingerprint, load, save_model
 from scemae_jax.models.architecture import Architecture
-from scemae_jax.models.heads import Head, LandmarkHead, LinearHead
+from scemae_jax.models.heads import Head, LandmarkHead, LinearHead, Reads
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def model(small_model: Model, random_params) -> Model:
     complete = dataclasses.replace(small_model, provenance={"config_hash": "ab12", "images_seen": 7})
     for network in (LandmarkHead(5, 3, 3, 5.0), LinearHead(4)):
         params = random_params(network, jnp.zeros((1, 12, 12, 48 + 16)), seed=network.num_landmarks)
-        head = Head(network=network, params=params, stride=8, which="both", projected_weight=2.0)
+        head = Head(network=network, params=params, reads=Reads(8, "both", 2.0))
         complete = complete.with_head(head)
     return complete
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -84,16 +84,21 @@ KINDS: dict[str, type[LandmarkHead | LinearHead]] = {"heatmaps": LandmarkHead, "
 """Networks of heads, by the name of their kind in results and files."""
 
 
+class Reads(NamedTuple):
+    """The features that a head reads: what `Model.features` is asked for."""
+
+    stride: int
+    which: Which
+    projected_weight: float = 1.0
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Head:
     """A trained head: its network, its weights, and the features that it reads."""
 
     network: LandmarkHead | LinearHead
     params: Any
-    stride: int
-    which: Which
-    projected_weight: float = 1.0
-    """Factor of the projected features where it reads both."""
+    reads: Reads
 
     @property
     def kind(self) -> str:
@@ -102,15 +107,10 @@ class Head:
 
     def sizes(self) -> dict[str, Any]:
         """All but the weights, JSON-able; `of_sizes` makes the head again."""
-        network = {
-            field.name: getattr(self.network, field.name)
-            for field in dataclasses.fields(self.network)
-            if field.name not in ("parent", "name")
-        }
-        reads = {name: getattr(self, name) for name in ("stride", "which", "projected_weight")}
-        return {"kind": self.kind, "network": network, **reads}
+        fields = [field.name for field in dataclasses.fields(self.network) if field.name not in ("parent", "name")]
+        network = {name: getattr(self.network, name) for name in fields}
+        return {"kind": self.kind, "network": network, "reads": self.reads._asdict()}
 
     @classmethod
     def of_sizes(cls, sizes: dict[str, Any], params: Any) -> Head:
-        network = KINDS[sizes.pop("kind")](**sizes.pop("network"))
-        return cls(network=network, params=params, **sizes)
+        return cls(network=KINDS[sizes["kind"]](**sizes["network"]), params=params, reads=Reads(**sizes["reads"]))

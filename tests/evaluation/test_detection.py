@@ -8,7 +8,7 @@ import scemae_jax
 from scemae_jax.evaluation import detection
 from scemae_jax.faces.landmarks import scheme_of
 from scemae_jax.model import Model
-from scemae_jax.models.heads import Head, LandmarkHead, LinearHead
+from scemae_jax.models.heads import Head, LandmarkHead, LinearHead, Reads
 from scemae_jax.systems.sce_mae import landmark_heads
 from scemae_jax.systems.sce_mae.settings import default
 
@@ -73,7 +73,7 @@ def test_a_planted_head_points_at_the_blob_in_pixels_of_the_images_given(brightn
         "regressor": jnp.eye(2)[None],
         "bias": jnp.zeros((1, 2)),
     }
-    head = Head(network=LandmarkHead(1, 1, 1, 200.0), stride=1, which="both", params=params)
+    head = Head(network=LandmarkHead(1, 1, 1, 200.0), params=params, reads=Reads(1, "both"))
     points = np.array([[[0.3, 0.6]], [[0.5, 0.5]], [[0.7, 0.25]]]) * [width, height]
     found = brightness.with_head(head).detect(blobs(points, height, width, spread=height / 20))
     np.testing.assert_allclose(found, points, atol=0.6 * max(1, width / 136))
@@ -163,7 +163,7 @@ def test_a_head_reads_projected_features_with_its_weight(small_model):
     # A linear head that sums all features over all places: what it says tells which features it was given.
     kernel = np.ones((plain[0].size, 2), np.float32)
     head = Head(
-        network=LinearHead(1), stride=8, which="both", projected_weight=7.0,
+        network=LinearHead(1), reads=Reads(8, "both", 7.0),
         params={"linear": {"kernel": kernel, "bias": np.zeros(2, np.float32)}},
     )  # fmt: skip
     found = (small_model.with_head(head).detect(images)[:, 0, 0] - 20) * 2 / 95 - 1

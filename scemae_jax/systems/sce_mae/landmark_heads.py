@@ -19,7 +19,7 @@ from scemae_jax.config import Config
 from scemae_jax.data import pipeline
 from scemae_jax.faces.landmarks import scheme_of
 from scemae_jax.model import Model, as_square_images, placement
-from scemae_jax.models.heads import Head, LandmarkHead, LinearHead, Which
+from scemae_jax.models.heads import Head, LandmarkHead, LinearHead, Reads
 from scemae_jax.ops.ridge import ridge
 from scemae_jax.ops.tps import ThinPlateWarp
 from scemae_jax.systems.sce_mae.settings import default
@@ -105,10 +105,10 @@ def fit_linear_head(
         )
     views, points = warped_faces(images, landmarks, settings.linear.views, seed=seed)
     targets = model.frame.normalise(points)
-    read = (settings.stride, settings.linear.which, settings.projected_weight)
+    reads = Reads(settings.stride, settings.linear.which, settings.projected_weight)
 
     def features(faces: Any) -> Array:
-        found = with_mirrored(lambda faces: model.device_features(faces, *read), faces, settings.mirror)
+        found = with_mirrored(lambda faces: model.device_features(faces, *reads), faces, settings.mirror)
         return found.reshape(len(found), -1)
 
     if settings.mirror:
@@ -119,14 +119,8 @@ def fit_linear_head(
         annotated if unlabelled is None else features(unlabelled),
         exponent=settings.linear.exponent, strength=settings.linear.strength,
     )  # fmt: skip
-    stride, which, weight = read
-    return Head(
-        network=LinearHead(landmarks.shape[1]),
-        params=jax.device_get({"linear": {"kernel": fitted.kernel, "bias": fitted.bias}}),
-        stride=stride,
-        which=which,
-        projected_weight=weight,
-    )
+    params = jax.device_get({"linear": {"kernel": fitted.kernel, "bias": fitted.bias}})
+    return Head(network=LinearHead(landmarks.shape[1]), params=params, reads=reads)
 
 
 def _check_annotated(images: Any, landmarks: Float[np.ndarray, "n l 2"]) -> None:
@@ -209,14 +203,14 @@ def fit_head(
     if settings.mirror:
         targets = np.concatenate([targets, mirrored_targets(targets)])
     network = LandmarkHead(landmarks.shape[1], settings.heatmaps, settings.kernel_size, settings.gain)
-    read = (settings.stride, settings.which, settings.projected_weight)
-    one = model.device_features(images[:1], *read)
+    reads = Reads(settings.stride, settings.which, settings.projected_weight)
+    one = model.device_features(images[:1], *reads)
     loss, constants = landmark_loss(network), {}  # pyright: ignore[reportArgumentType] - Flax's modules are hashable
     if len(targets) * one.nbytes <= settings.memory_gib * 2**30:
-        inputs = with_mirrored(lambda faces: model.device_features(faces, *read), images, settings.mirror)
+        inputs = with_mirrored(lambda faces: model.device_features(faces, *reads), images, settings.mirror)
     else:
         inputs, constants = with_mirrored(jnp.asarray, images, settings.mirror), model.params
-        loss = _loss_of_images(model, loss, read)
+        loss = _loss_of_images(model, loss, reads)
     source = annotated_input(inputs, targets, settings.batch_size, seed)
     steps = settings.steps or max(settings.least_steps, 1, round(settings.epochs * len(targets) / source.batch_size))
     cosine = round(steps * settings.cosine_epochs / settings.epochs) if settings.cosine_epochs else steps
@@ -235,18 +229,15 @@ def fit_head(
         seed=seed,
     )
     trained = loop.fit(task, workdir=workdir, mesh=sharding.own_mesh(), stop_at=stop_at)
-    stride, which, weight = read
-    return Head(
-        network=network, params=jax.device_get(trained.params), stride=stride, which=which, projected_weight=weight
-    )
+    return Head(network=network, params=jax.device_get(trained.params), reads=reads)
 
 
-def _loss_of_images(model: Model, loss: loop.LossFn, read: tuple[int, Which, float]) -> loop.LossFn:
+def _loss_of_images(model: Model, loss: loop.LossFn, reads: Reads) -> loop.LossFn:
     """The loss of a batch whose inputs are images: their features are computed on the way."""
 
     def loss_of_images(params: Any, fixed: loop.Fixed, batch: loop.Batch, key: Array) -> tuple[Array, dict[str, Array]]:
         examples = dict(batch["annotated"])
-        found = dataclasses.replace(model, params=fixed.constants).dense_features(examples["inputs"], *read)
+        found = dataclasses.replace(model, params=fixed.constants).dense_features(examples["inputs"], *reads)
         return loss(params, fixed, {"annotated": examples | {"inputs": jax.lax.stop_gradient(found)}}, key)
 
     return loss_of_images
