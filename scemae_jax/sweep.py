@@ -12,20 +12,17 @@ measure the one that was chosen on the test split.
 Point by point, seed by seed, DIR/POINT (or DIR/POINT/seed0) becomes the workdir of a run; what has finished is skipped,
 what was cut off goes on: run the same command again. Where the stages have `pretrain`, points that agree in all that
 stage 1 depends on share one, in DIR/stage1. With a backbone given by config.init the seeds are those of stage 2 and
-later. After every run DIR/sweep.csv (all numbers), sweep.md (means and sample deviations over the seeds) and sweep.png
-are written anew. Exit status: 0 done, 1 a point failed (the others ran), 75 stopped at --stop_after_minutes.
+later. After every run DIR/sweep.csv (all measurements), sweep.md (means and sample deviations over the seeds) and
+sweep.png are written anew. Exit status: 0 done, 1 a point failed (the others ran), 75 stopped at --stop_after_minutes.
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import os
 import re
 import runpy
-import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -33,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import pandas as pd
 from absl import flags, logging
 from matplotlib.figure import Figure
 
@@ -41,15 +39,16 @@ from scemae_jax import experiment, run_flags
 from scemae_jax.allocator import restart_keeping_freed_memory
 from scemae_jax.command_line import DONE, FAILED, exit_status, start, stop_at
 from scemae_jax.config import Config, leaves
+from scemae_jax.evaluation.measurement import over
 from scemae_jax.experiment import read_results
 from scemae_jax.model_file import save_model
 from scemae_jax.report import figures
-from scemae_jax.report.table import matching_forms, pairs_of
+from scemae_jax.report.table import Table, labels, markdown
 from scemae_jax.run_flags import CONFIG, DRY_RUN, STOP_AFTER, WORKDIR
 from scemae_jax.systems import system_of
 from scemae_jax.systems.sce_mae import settings
 from scemae_jax.systems.sce_mae.networks import SceMae
-from scemae_jax.systems.sce_mae.stages import MEASURED, SYSTEM
+from scemae_jax.systems.sce_mae.stages import SYSTEM
 from scemae_jax.training import processes
 
 flags.adopt_module_key_flags(run_flags)
@@ -59,18 +58,11 @@ SEEDS = flags.DEFINE_list("seeds", None, "Seeds, as in 0,1,2, instead of those o
 STAGE1 = ("seed", "init", "dtype", "data", "mesh", "pretrain")
 """Sections and fields of the config that stage 1 depends on; and of the networks:"""
 STAGE1_NETWORK = (
-    "encoder", "positions", "decoder_width", "decoder_depth", "decoder_heads", "mask_ratio", "normalise_target",
+    "encoder", "positions", "image_size", "window", "decoder_width", "decoder_depth", "decoder_heads", "mask_ratio",
+    "normalise_target",
 )  # fmt: skip
 RESERVED = ("stage1", "compiled")
 """Folders beside those of the points."""
-
-CASES = ("same", "different", "different, far")
-RANDOM_PAIRINGS = "different, random pairings"
-"""*Different* again, the mean over random pairings of the same images, where they were asked for."""
-POSITION_FREE = ", position-free"
-DETECTION = "detection"
-COMPARED = ("MAE only", "MAE, clustered", "own location", "mean shape")
-"""Rows of the results that stand below the points."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -250,10 +242,10 @@ def write_tables(runs: Sequence[Run], sweep: Sweep, workdir: Path, failures: Map
     """Writes sweep.csv, sweep.md and sweep.png of what there is so far, each all or nothing."""
     summary = Summary(runs)
     files = {
-        "sweep.csv": _csv(runs, sweep, workdir, failures).encode(),
+        "sweep.csv": all_rows(runs, sweep, workdir, failures).to_csv(index=False).encode(),
         "sweep.md": summary.markdown(sweep.title, failures).encode(),
     }
-    if summary.matched:
+    if summary.panels():
         files["sweep.png"] = figures.png(summary.figure())
     workdir.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
@@ -262,157 +254,134 @@ def write_tables(runs: Sequence[Run], sweep: Sweep, workdir: Path, failures: Map
         partial.replace(workdir / name)
 
 
-def _csv(runs: Sequence[Run], sweep: Sweep, workdir: Path, failures: Mapping[str, str]) -> str:
-    """A row a run: the fields that the points differ in, and every number of its results, named as in results.json."""
+def all_rows(runs: Sequence[Run], sweep: Sweep, workdir: Path, failures: Mapping[str, str]) -> pd.DataFrame:
+    """A row for every measurement and every number among the facts of a stage, behind the fields that points differ in.
+
+    A run that failed has a row that says why.
+    """
     fields = list(dict.fromkeys(field for changed in sweep.points.values() for field in changed))
     rows = []
     for run in runs:
         values, results = dict(leaves(run.config.to_dict())), run.results
-        row = {"point": run.point, "seed": run.seed} | {field: values[field] for field in fields}
-        for stage in ("refine", *MEASURED):
-            found = dict(leaves(results.get(stage, {}), f"{stage}."))
-            row |= {path: number for path, number in found.items() if isinstance(number, (int, float))}
-        row["error"] = failures.get(str(run.workdir.relative_to(workdir)), "")
-        rows.append(row)
-    columns = dict.fromkeys(column for row in rows for column in row if column != "error")
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*columns, "error"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-Measured = dict[str, dict[str, float]]
-"""Errors by row (kind of features or method) and column (CASES, RANDOM_PAIRINGS, those without position, detection)."""
-
-
-def measured(results: Mapping[str, Any], count: int) -> Measured:
-    """What a run measured of `count` landmarks."""
-    found: Measured = {}
-    form = {form["landmarks"]: form for form in matching_forms(results.get("match", {}))}.get(count, {})
-    again = form.get("random_pairings", {}).get("features", {})
-    for name, errors in form.get("features", {}).items():
-        suffix = POSITION_FREE if name.endswith(POSITION_FREE) else ""
-        columns = {case: errors[case]["error"] for case in CASES}
-        if name in again:
-            columns[RANDOM_PAIRINGS] = again[name]["different"]["error"]
-        row = found.setdefault(name.removesuffix(POSITION_FREE), {})
-        row |= {column + suffix: error for column, error in columns.items() if error is not None}
-    for name, errors in results.get("detect", {}).get(str(count), {}).get("methods", {}).items():
-        found.setdefault(name, {})[DETECTION] = errors["error"]
-    return found
+        about = {"point": run.point, "seed": run.seed} | {field: values[field] for field in fields}
+        facts = {stage: found for stage, found in results.items() if isinstance(found, Mapping)}
+        found = list(results.get("measurements", ()))
+        for stage, numbers in facts.items():
+            found += [
+                {"stage": stage, "metric": name, "value": value}
+                for name, value in numbers.items()
+                if isinstance(value, int | float)
+            ]
+        if why := failures.get(str(run.workdir.relative_to(workdir))):
+            found.append({"error": why})
+        rows += [about | row for row in found]
+    return pd.DataFrame(rows)
 
 
 class Summary:
-    """What the runs of a sweep have measured so far, point by point over the seeds."""
+    """What the runs of a sweep have measured so far: the tables of their system, over the seeds, point by point."""
 
     def __init__(self, runs: Sequence[Run]):
         self.points = list(dict.fromkeys(run.point for run in runs))
-        self.total = len(runs)
-        results = {(run.point, run.seed): found for run in runs if (found := run.results)}
-        matching, detection, self.protocol = set(), set(), set()
-        for found in results.values():
-            for form in matching_forms(found.get("match", {})):
-                matching.add(form["landmarks"])
-                self.protocol.add(
-                    f"Matching of {form['landmarks']}: {pairs_of(form)} of split {form['split']}, stride "
-                    f"{form['stride']}, error in {form['unit']}."
-                )
-                if "random_pairings" in form:
-                    self.protocol.add(
-                        f"Random pairings: {form['random_pairings']['pairings']} of the same images, their mean error."
-                    )
-            for count, form in found.get("detect", {}).items():
-                if count != "skipped" and form["methods"]:
-                    detection.add(int(count))
-                    self.protocol.add(f"Detection of {count}: {form['images']} images, error in {form['unit']}.")
-        self.matched, self.counts = sorted(matching), sorted(matching | detection)
-        """Numbers of landmarks: those that were matched, and those that were matched or detected."""
-        self.found = {n: {run: measured(found, n) for run, found in results.items()} for n in self.counts}
-        self.finished = sum(run.finished for run in runs)
+        self.total, self.finished = len(runs), sum(run.finished for run in runs)
+        found: dict[str, list[Table]] = {}
+        for run in runs:
+            for table in system_of(run.config).tables(run.results):
+                rows = table.rows.assign(point=run.point, seed=run.seed)
+                found.setdefault(table.title, []).append(dataclasses.replace(table, rows=rows))
+        self.protocol = {title: dict.fromkeys(table.about for table in tables) for title, tables in found.items()}
+        self.tables = [
+            dataclasses.replace(tables[0], rows=pd.concat([table.rows for table in tables], ignore_index=True))
+            for tables in found.values()
+        ]
 
-    def over_seeds(self, count: int, row: str, point: str) -> dict[int, dict[str, float]]:
-        """A row of the results of each seed that has it."""
-        return {seed: found[row] for (name, seed), found in self.found[count].items() if name == point and row in found}
+    def compared(self, table: Table) -> Table:
+        """A row for each point, of the system's own method, and below them the other methods, over the seeds.
 
-    def compared(self, count: int, row: str) -> dict[str, dict[int, dict[str, float]]]:
-        """As `over_seeds` for all points; those that agree in the seeds that they share, and share one, are one.
-
-        Under the row's name or, if there are several, also the points'.
+        Points that agree on another method in the seeds that they share, and share one, are one row: under the
+        method's name or, if there are several, also the points'. Columns are the table's, and the method's variants.
         """
-        groups: list[tuple[list[str], dict[int, dict[str, float]]]] = []
-        for point in self.points:
-            found = self.over_seeds(count, row, point)
-            if not found:
-                continue
-            for names, others in groups:
-                shared = others.keys() & found.keys()
-                if shared and all(others[seed] == found[seed] for seed in shared):
-                    names.append(point)
-                    others |= found
-                    break
-            else:
-                groups.append(([point], found))
-        if len(groups) == 1:
-            return {row: groups[0][1]}
-        return {f"{row} ({'; '.join(names)})": found for names, found in groups}
+        columns, rows = (*table.columns, *table.index[1:]), table.rows
+        ours = next((name for name in table.ours if name in set(rows["method"])), None)
+        rows = rows.assign(row=rows["point"].where(rows["method"] == ours), column=labels(rows, columns))
+        for method, found in rows[rows["row"].isna()].groupby("method", sort=False):
+            groups = agreeing(found)
+            names = {point: str(method) for group in groups for point in group}
+            if len(groups) > 1:
+                names = {point: f"{method} ({'; '.join(group)})" for group in groups for point in group}
+            rows.loc[found.index, "row"] = found["point"].map(names)
+        order = [*dict.fromkeys([*self.points, *rows["row"].dropna()])]
+        rows = rows.sort_values("row", key=lambda names: names.map(order.index, na_action="ignore"), kind="stable")
+        rows = rows.dropna(subset=["row", "value"]).drop_duplicates(["row", "column", "seed"])
+        means = over(rows[["row", "column", "seed", "value"]], "seed")
+        return dataclasses.replace(table, rows=means, index=("row",), columns=("column",))
 
     def markdown(self, title: str, failures: Mapping[str, str]) -> str:
-        """A table for each number of landmarks, and what failed."""
+        """The tables, and what failed."""
         lines = [
             f"# {title}",
             "",
             f"{self.finished} of {self.total} runs have finished. Means over the seeds ± their sample deviation.",
-            *sorted(self.protocol),
         ]
-        columns = [c + suffix for suffix in ("", POSITION_FREE) for c in (*CASES, RANDOM_PAIRINGS)] + [DETECTION]
-        for count in self.counts:
-            table = {point: found for point in self.points if (found := self.over_seeds(count, "SCE-MAE", point))}
-            for row in COMPARED:
-                table |= self.compared(count, row)
-            shown = [c for c in columns if any(c in errors for found in table.values() for errors in found.values())]
-            lines += ["", f"| {count} landmarks | seeds | {' | '.join(shown)} |", "| --- " * (2 + len(shown)) + "|"]
-            for name, found in table.items():
-                cells = [mean_and_deviation([errors[c] for errors in found.values() if c in errors]) for c in shown]
-                lines.append(f"| {name} | {len(found)} | {' | '.join(cells)} |")
+        for table in map(self.compared, self.tables):
+            grid = table.grid()
+            body = [
+                [name, count, *cells]
+                for (name, cells), count in zip(grid.cells().iterrows(), grid.n.max(axis=1).astype(int), strict=True)
+            ]
+            lines += ["", f"## {table.title}", "", *(f"{about}." for about in self.protocol[table.title]), ""]
+            lines += markdown(["", "seeds", *grid.value], body)
         if failures:
             lines += ["", "Failed:", "", *(f"- {name}: {' '.join(why.split())}" for name, why in failures.items())]
         return "\n".join(lines) + "\n"
 
+    def panels(self) -> list[tuple[Table, str, str]]:
+        """Table, column and title of what the figure shows."""
+        return [
+            (table, column, title)
+            for table in self.tables
+            for column, title in table.headlines.items()
+            if column in set(labels(table.rows, table.columns))
+        ]
+
     def figure(self) -> Figure:
-        """*Different* of each point with its deviation; what it is to be compared with as lines."""
-        figure = Figure(figsize=(figures.WIDTH, 3.2 * len(self.matched)), layout="constrained")
-        for axes, count in zip(figure.subplots(len(self.matched), squeeze=False)[:, 0], self.matched, strict=True):
-            for number, row in enumerate(("SCE-MAE", "MAE only", "own location")):
-                found = {
-                    place: [e["different"] for e in self.over_seeds(count, row, point).values() if "different" in e]
-                    for place, point in enumerate(self.points)
-                }
-                found = {place: errors for place, errors in found.items() if errors}
-                deviations = [statistics.stdev(e) if len(e) > 1 else 0.0 for e in found.values()]
-                means = [statistics.mean(errors) for errors in found.values()]
+        """The columns that matter most: each point with its deviation, and the other methods as lines."""
+        panels = self.panels()
+        figure = Figure(figsize=(figures.WIDTH, 3.2 * len(panels)), layout="constrained")
+        for axes, (table, column, title) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
+            rows = table.rows[[label == column for label in labels(table.rows, (*table.columns, *table.index[1:]))]]
+            means = over(rows[["method", "point", "seed", "value"]], "seed").dropna(subset="value")
+            ours = next((name for name in table.ours if name in set(means["method"])), None)
+            for number, (method, found) in enumerate(means.groupby("method", sort=False)):
+                mine = method == ours
                 axes.errorbar(
-                    list(found), means, yerr=None if number else deviations, label=row, color=figures.COLOURS[number],
-                    linestyle="-" if number else "none", marker=None if number else "o", capsize=4,
+                    found["point"].map(self.points.index), found["value"], label=str(method),
+                    yerr=found["deviation"].fillna(0.0) if mine else None, capsize=4,
+                    color=figures.COLOURS[number % len(figures.COLOURS)], linestyle="none" if mine else "-",
+                    marker="o" if mine else None,
                 )  # fmt: skip
             axes.set_xticks(range(len(self.points)), self.points, rotation=20, ha="right")
-            axes.set_ylabel("different", color=figures.INK)
-            axes.set_title(f"{count} landmarks", color=figures.INK, fontsize=9, loc="left")
-            axes.tick_params(colors=figures.INK, labelsize=8)
-            axes.grid(color=figures.INK, alpha=0.25, linewidth=0.6)
-            axes.set_facecolor("none")
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.spines[["left", "bottom"]].set_color(figures.INK)
+            axes.set_ylabel(str(rows["unit"].iloc[0]), color=figures.INK, fontsize=8)
+            axes.set_title(title, color=figures.INK, fontsize=9, loc="left")
+            figures.plain(axes)
             axes.legend(frameon=False, labelcolor=figures.INK, fontsize=8)
         return figure
 
 
-def mean_and_deviation(values: Sequence[float]) -> str:
-    """ "9.37 ± 0.08": the sample deviation, left out of a single value; "–" of none."""
-    if not values:
-        return "–"
-    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{spread}"
+def agreeing(rows: pd.DataFrame) -> list[list[str]]:
+    """Points in groups whose rows have the same values for the seeds that they share; a group has a seed in common."""
+    groups: list[tuple[list[str], dict[Any, dict[str, float]]]] = []
+    for point, found in rows.dropna(subset="value").groupby("point", sort=False):
+        values = {seed: dict(zip(of["column"], of["value"], strict=True)) for seed, of in found.groupby("seed")}
+        for points, others in groups:
+            shared = others.keys() & values.keys()
+            if shared and all(others[seed] == values[seed] for seed in shared):
+                points.append(str(point))
+                others |= values
+                break
+        else:
+            groups.append(([str(point)], values))
+    return [points for points, _ in groups]
 
 
 def parse_seeds(given: Sequence[str]) -> tuple[int, ...]:

@@ -1,10 +1,14 @@
-"""What all tests share: JAX on the CPU, hypothesis without deadlines, and the things that several files look at."""
+"""What all tests share: JAX on the CPU, one compilation cache, one prepared dataset, one finished run of all stages."""
 
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before JAX is imported: tolerances are those of float32 on a CPU
 
+import gc
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,14 +17,111 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_experiment
+from filelock import FileLock
 
+from scemae_jax import main
 from scemae_jax.config import NORMALISATION
-from scemae_jax.model import Architecture, Model
+from scemae_jax.data.sources import open_dataset
+from scemae_jax.model import Model
+from scemae_jax.models.architecture import Architecture, Backbone, Carb, Decoder
 
 hypothesis.settings.register_profile("scemae", deadline=None, max_examples=40, derandomize=True)
 hypothesis.settings.load_profile("scemae")
 
-YTF68 = Path(__file__).parents[2] / "shared" / "data" / "ytf68"
+ROOT = Path(__file__).parents[1]
+YTF68 = ROOT.parent / "shared" / "data" / "ytf68"
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory) -> Path:
+    """One folder for all processes of this session of tests: pytest-xdist's workers have a folder each below it."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(shared_folder):
+    """What one test has compiled serves all others, in this process and in those that tests start."""
+    settings = {"jax_compilation_cache_dir": str(shared_folder / "compiled"),
+                "jax_persistent_cache_min_compile_time_secs": 0.1}  # fmt: skip
+    for name, value in settings.items():
+        os.environ[name.upper()] = str(value)
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Compiled programs stay in memory otherwise, gigabytes of them in the end."""
+    yield
+    jax.clear_caches()
+    gc.collect()
+
+
+@pytest.fixture(scope="session")
+def data_dir(shared_folder) -> Path:
+    """Prepared datasets; the 180 small synthetic faces (`synthetic_faces/tiny`) are among them."""
+    folder = shared_folder / "data"
+    with FileLock(shared_folder / "data.lock"):
+        open_dataset(small_experiment.get_config(str(folder)).data)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_config(data_dir):
+    """`small_config(section__field=value)`: the config of small_experiment.py, changed."""
+
+    def change(**fields):
+        config = small_experiment.get_config(str(data_dir))
+        config.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
+        return config
+
+    return change
+
+
+@pytest.fixture(scope="session")
+def run():
+    """`run(config, workdir)`: what `scemae_jax.main` does and its exit status, in this process."""
+
+    def call(config, workdir, *, dry_run=False, stop_after=None) -> int:
+        flags = {"CONFIG": config, "WORKDIR": str(workdir), "DRY_RUN": dry_run, "STOP_AFTER": stop_after}
+        flags |= {"DISTRIBUTED": False, "COORDINATOR": ""}
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in flags.items():
+                patch.setattr(main, name, SimpleNamespace(value=value))
+            try:
+                main.main()
+            except SystemExit as ended:
+                return ended.code
+        return 0
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def start(data_dir):
+    """`start(workdir, *overrides)`: the command as a user types it, on small_experiment.py; the process."""
+
+    def command(workdir, *overrides) -> subprocess.Popen:
+        config = f"{ROOT / 'tests' / 'small_experiment.py'}:{data_dir}"
+        words = [sys.executable, "-m", "scemae_jax.main", "--config", config, "--workdir", workdir, *overrides]
+        return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    return command
+
+
+@pytest.fixture(scope="session")
+def finished(start, shared_folder) -> SimpleNamespace:
+    """A run of all six stages, for tests that look at it or go on from its export: workdir, out, results."""
+    workdir, said = shared_folder / "finished", shared_folder / "finished.txt"
+    with FileLock(shared_folder / "finished.lock"):
+        if not said.exists():
+            process = start(workdir)
+            out, err = process.communicate()
+            assert process.returncode == 0, err
+            said.write_text(out)
+    results = json.loads((workdir / "results.json").read_text())
+    return SimpleNamespace(workdir=workdir, out=said.read_text(), results=results)
 
 
 @pytest.fixture(scope="session")
@@ -36,21 +137,17 @@ def small_architecture() -> Architecture:
     """The smallest named encoder, with a decoder and a projector to match."""
     mean, std = NORMALISATION["imagenet"]
     return Architecture(
-        encoder="XXS/8",
-        projection=16,
-        projector_hidden=True,
-        projector_normalise=True,
-        split_layer=2,
-        attentive_fraction=0.25,
-        num_clusters=4,
-        density="knn",
-        decoder_width=32,
-        decoder_depth=1,
-        decoder_heads=2,
-        mask_ratio=0.75,
-        normalise_target=True,
-        mean=mean,
-        std=std,
+        backbone=Backbone(encoder="XXS/8", mean=mean, std=std),
+        decoder=Decoder(width=32, depth=1, heads=2, mask_ratio=0.75, normalise_target=True),
+        carb=Carb(
+            projection=16,
+            projector_hidden=True,
+            projector_normalise=True,
+            split_layer=2,
+            attentive_fraction=0.25,
+            num_clusters=4,
+            density="knn",
+        ),
     )
 
 

@@ -1,15 +1,13 @@
 """A system of another kind in one file: two stages, two inputs and a state that no gradient reaches."""
 
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from scemae_jax.experiment import read_results
+from scemae_jax.training.metrics import read_metrics
 
 # Stage "fit" learns a line from points of two inputs; its state is the mean of what the second one gave, which the loss
 # reads. Stage "measure" reads the parameters and the state back.
@@ -20,6 +18,7 @@ import optax
 
 from scemae_jax import config as shared
 from scemae_jax.data.pipeline import training_batches
+from scemae_jax.evaluation.measurement import Measurement
 from scemae_jax.experiment import Experiment, Stage, System
 from scemae_jax.training import loop
 from scemae_jax.training.feed import Input
@@ -73,7 +72,8 @@ def fit(experiment):
 def measure(experiment):
     params, state = experiment.trained("fit"), experiment.trained("fit", "state")
     found = {"slope": float(params["slope"][0]), "level": float(params["level"][0])}
-    return found | {name: float(value) for name, value in state.items()}
+    found |= {name: float(value) for name, value in state.items()}
+    return {"measurements": [Measurement(metric=name, value=value) for name, value in found.items()]}
 
 
 def get_config():
@@ -94,51 +94,71 @@ SYSTEM = System(
 """
 
 
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    """`toy(workdir, *flags)`: the command on the toy system; its exit status and what it printed."""
-    folder = tmp_path_factory.mktemp("toy")
-    (folder / "toy.py").write_text(TOY)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]), "JAX_PLATFORMS": "cpu"}
+@pytest.fixture
+def toy(run, data_dir, monkeypatch, tmp_path, capsys):
+    """`toy(workdir, field=value)`: the command on the toy system; its exit status and what it printed."""
+    (tmp_path / "toy.py").write_text(TOY)
+    monkeypatch.syspath_prepend(tmp_path)
 
-    def call(workdir, *flags):
-        command = [sys.executable, "-m", "scemae_jax.main", "--config", folder / "toy.py", "--workdir", workdir]
-        command.append(f"--config.data.data_dir={folder / 'data'}")
-        ended = subprocess.run([*command, *flags], env=environment, cwd=folder, capture_output=True, text=True)
-        return ended.returncode, ended.stdout + ended.stderr
+    def call(workdir, *, dry_run=False, stop_after=None, **fields):
+        import toy
 
-    return call
+        config = toy.get_config()
+        config.data.data_dir = str(data_dir)
+        config.update(fields)
+        status = run(config, tmp_path / workdir, dry_run=dry_run, stop_after=stop_after)
+        said = capsys.readouterr()
+        return status, said.out + said.err
+
+    yield call
+    sys.modules.pop("toy", None)
 
 
 def test_a_system_of_two_stages_two_inputs_and_a_state_is_one_file(toy, tmp_path):
-    assert toy(tmp_path / "whole", "--dry_run")[0] == 0
-    status, said = toy(tmp_path / "whole")
+    assert toy("whole", dry_run=True)[0] == 0
+    status, said = toy("whole")
     assert status == 0, said
-    found = json.loads((tmp_path / "whole" / "results.json").read_text())
-    assert found["fit"]["images_seen"] == 200 * 16
-    assert found["measure"]["steps"] == 200
-    assert found["measure"]["slope"] == pytest.approx(3, abs=0.01)
+    assert "slope" in said  # in a table of what was measured
+    whole = read_results(tmp_path / "whole")
+    assert whole["fit"]["images_seen"] == 200 * 16
+    found = {row["metric"]: row["value"] for row in whole["measurements"]}
+    assert (found["steps"], found["slope"]) == (200, pytest.approx(3, abs=0.01))
     # All 16 points of "far" have the mean 5, batches of 8 about that; the level follows the state.
-    assert found["measure"]["mean"] == pytest.approx(5, abs=0.5)
-    assert found["measure"]["level"] == pytest.approx(found["measure"]["mean"], abs=0.5)
+    assert found["mean"] == pytest.approx(5, abs=0.5)
+    assert found["level"] == pytest.approx(found["mean"], abs=0.5)
+    about = {name: whole["measurements"][0][name] for name in ("stage", "system", "dataset", "seed")}
+    assert about == {"stage": "measure", "system": "toy", "dataset": "synthetic_faces", "seed": 0}
 
     # Stopped after its first and its second step and taken up again: inputs and state go on, to the bit. The state has
     # sums over all steps, which a state that began anew would not have.
-    assert toy(tmp_path / "cut", "--stop_after_minutes=0")[0] == 75
-    assert toy(tmp_path / "cut", "--stop_after_minutes=0")[0] == 75
-    assert toy(tmp_path / "cut")[0] == 0
-    cut = json.loads((tmp_path / "cut" / "results.json").read_text())
-    assert cut["measure"] == found["measure"]
+    assert toy("cut", stop_after=0)[0] == 75
+    assert toy("cut", stop_after=0)[0] == 75
+    assert toy("cut")[0] == 0
+    cut = read_results(tmp_path / "cut")
+    assert cut["measurements"] == whole["measurements"]
     assert np.isfinite(cut["fit"]["loss"])
 
+    # What an earlier version left is refused in a line, which says how to go on: what was trained is kept.
+    path, steps = tmp_path / "cut" / "results.json", len(read_metrics(tmp_path / "cut"))
+    path.write_text(json.dumps({"fit": cut["fit"], "measure": {"slope": 3.0}}))
+    status, said = toy("cut")
+    assert (status, said.count("Traceback")) == (1, 0)
+    assert f"error: {path} is of an earlier version and has no list of measurements: delete it" in said
+    path.unlink()
+    assert toy("cut")[0] == 0
+    assert read_results(tmp_path / "cut")["measurements"] == whole["measurements"]
+    assert len(read_metrics(tmp_path / "cut")) == steps
 
-def test_a_system_that_is_not_there_is_said(toy, tmp_path):
-    status, said = toy(tmp_path / "none", "--config.system=nobody")
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"system": "nobody"}, "config.system is 'nobody': choose sce_mae, or name a module that has a SYSTEM"),
+        ({"system": "no.body"}, "config.system is 'no.body'"),
+        ({"stages": ("measure", "fit")}, "the order is fit, measure, each once"),
+    ],
+)
+def test_a_system_that_cannot_run_is_said(toy, fields, message):
+    status, said = toy("none", **fields)
     assert status == 1
-    assert "config.system is 'nobody': choose sce_mae, or name a module that has a SYSTEM" in said
-    status, said = toy(tmp_path / "none", "--config.system=no.body")
-    assert status == 1
-    assert "config.system is 'no.body'" in said
-    status, said = toy(tmp_path / "none", "--config.stages=('measure','fit')")
-    assert status == 1
-    assert "the order is fit, measure, each once" in said
+    assert message in said

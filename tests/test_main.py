@@ -5,11 +5,8 @@ import dataclasses
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -18,41 +15,18 @@ from PIL import Image
 from sklearn.metrics import silhouette_score
 
 import scemae_jax
-from scemae_jax import command_line, experiment, main
+from scemae_jax import command_line, experiment
 from scemae_jax import config as configuration
 from scemae_jax.data.record import Faces
 from scemae_jax.evaluation import matching
+from scemae_jax.evaluation.measurement import as_table, select
 from scemae_jax.evaluation.representation import Embedded
 from scemae_jax.model_file import save_model
+from scemae_jax.report.table import labels
 from scemae_jax.systems.sce_mae import stages
 from scemae_jax.systems.sce_mae.networks import SceMae
 from scemae_jax.training.checkpoints import newest_step, restore_part
 from scemae_jax.training.metrics import read_metrics
-
-ROOT = Path(__file__).parents[1]
-EXPERIMENT = """
-from scemae_jax.systems.sce_mae.settings import default
-
-def get_config(size="small"):
-    config = default()
-    config.data.variant = "tiny"
-    config.data.data_dir = {data_dir!r}
-    config.model.encoder = "XXS/8"
-    config.model.decoder_width, config.model.decoder_depth, config.model.decoder_heads = 32, 1, 2
-    config.pretrain.batch_size = config.refine.batch_size = 8
-    config.pretrain.steps, config.refine.steps, config.detect.steps = 4, 3, 3
-    config.pretrain.log_every = 2
-    config.match.stride = 8
-    config.match.max_pairs = 3
-    config.detect.landmarks = (5,)
-    config.detect.heatmaps = 2
-    config.detect.linear.below = 0
-    few = config.few_shot
-    few.counts, few.seeds, few.views, few.heatmaps, few.steps = (1, 3), 2, 4, 2, 2
-    few.scratch.views, few.scratch.steps, few.scratch.width = 20, 2, 8
-    config.report.examples = 2
-    return config
-"""
 
 
 def restored(directory: Path):
@@ -60,79 +34,10 @@ def restored(directory: Path):
     return restore_part(directory, newest_step(directory), "params")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled(tmp_path_factory):
-    """Programs compiled once serve all runs of this file, in this process and in others."""
-    folder = str(tmp_path_factory.mktemp("compiled"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
-        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-        before = jax.config.jax_persistent_cache_min_compile_time_secs
-        jax.config.update("jax_compilation_cache_dir", folder)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-        yield
-        jax.config.update("jax_compilation_cache_dir", None)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
-
-
-@pytest.fixture(scope="module")
-def config_file(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("experiment")
-    path = folder / "small.py"
-    path.write_text(EXPERIMENT.format(data_dir=str(folder / "data")))
-    return path
-
-
-@pytest.fixture
-def experiment_config(config_file):
-    """`experiment_config(section__field=value)`: the config of the file, changed."""
-
-    def change(**fields):
-        scope = {}
-        exec(config_file.read_text(), scope)
-        config = scope["get_config"]()
-        config.update_from_flattened_dict({name.replace("__", "."): value for name, value in fields.items()})
-        return config
-
-    return change
-
-
-def start(config_file: Path, workdir: Path, *overrides: str) -> subprocess.Popen:
-    """The command as a user types it."""
-    command = [sys.executable, "-m", "scemae_jax.main", "--config", config_file, "--workdir", workdir, *overrides]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-@pytest.fixture
-def run(monkeypatch):
-    """`run(config, workdir)`: what the command does and its exit status, without another process."""
-
-    def call(config, workdir, *, dry_run=False, stop_after=None) -> int:
-        flags = {"CONFIG": config, "WORKDIR": str(workdir), "DRY_RUN": dry_run, "STOP_AFTER": stop_after}
-        flags |= {"DISTRIBUTED": False, "COORDINATOR": ""}
-        for name, value in flags.items():
-            monkeypatch.setattr(main, name, SimpleNamespace(value=value))
-        try:
-            main.main()
-        except SystemExit as ended:
-            return ended.code
-        return 0
-
-    return call
-
-
-@pytest.fixture(scope="module")
-def finished(config_file, tmp_path_factory) -> SimpleNamespace:
-    """A run of all six stages."""
-    workdir = tmp_path_factory.mktemp("finished") / "workdir"
-    process = start(config_file, workdir)
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    return SimpleNamespace(workdir=workdir, out=out, results=json.loads((workdir / "results.json").read_text()))
-
-
-def test_all_stages_leave_their_files_and_results(finished, experiment_config):
-    config = experiment_config()
+def test_all_stages_leave_their_files_and_results(finished, small_config):
+    for name in ("own location", "SCE-MAE", "mean shape"):
+        assert name in finished.out  # of the table at the end
+    config = small_config()
     for path in ("config.json", "metrics.jsonl", "report/index.html", "export/scemae.msgpack",
                  "export/scemae.stablehlo", "checkpoints/pretrain/4", "checkpoints/refine/3", "detectors/5.msgpack",
                  "tensorboard/pretrain"):  # fmt: skip
@@ -145,21 +50,23 @@ def test_all_stages_leave_their_files_and_results(finished, experiment_config):
     assert (results["pretrain"]["images_seen"], results["pretrain"]["images"]) == (4 * 8, 120)
     assert results["refine"]["images_seen"] == 3 * 8
     assert np.isfinite([results["pretrain"]["loss"], results["refine"]["loss"]]).all()
-    match, detect = results["match"], results["detect"]["5"]
-    assert (match["pairs"], match["landmarks"], match["split"]) == (3, 5, "test")
-    assert list(match["features"]) == ["own location", "raw patches", "untrained", "MAE only",
-                                       "MAE only, position-free", "SCE-MAE", "SCE-MAE, position-free"]  # fmt: skip
-    assert len({row["different"]["count"] for row in match["features"].values()}) == 1
-    assert match["features"]["raw patches"]["same"]["error"] < match["features"]["own location"]["same"]["error"]
+    match, detect = results["match"], results["detect"]
+    assert (match["pairs"], match["split"]) == (3, "test")
     assert (detect["images"], detect["annotated_images"]) == (40, 120)
-    assert detect["methods"].keys() == {"mean shape", "SCE-MAE"}
+    rows = as_table(results["measurements"])
+    assert {tuple(row) for row in rows[["system", "dataset", "seed"]].to_numpy()} == {("sce_mae", "synthetic_faces", 0)}
+    matched = select(rows, metric="matching error", landmarks=5)
+    assert list(dict.fromkeys(labels(matched, ("method", "position_free")))) == [
+        "own location", "raw patches", "untrained", "MAE only", "MAE only, position-free", "SCE-MAE",
+        "SCE-MAE, position-free",
+    ]  # fmt: skip
+    assert select(matched, case="different")["n"].nunique() == 1
+    same = select(matched, case="same").set_index("method")["value"]
+    assert same["raw patches"] < same["own location"]
+    assert list(select(rows, stage="detect")["method"]) == ["mean shape", "SCE-MAE"]
+    assert list(select(rows, stage="refine")["method"]) == ["attentive patches", "all patches"]
     steps = [(row["stage"], row["step"]) for row in map(json.loads, (finished.workdir / "metrics.jsonl").open())]
     assert steps == [("pretrain", 2), ("pretrain", 4), ("refine", 3), ("detect_5", 3)]
-
-
-def test_the_table_stands_at_the_end(finished):
-    for name in ("own location", "SCE-MAE", "mean shape"):
-        assert name in finished.out
 
 
 def test_the_export_opens_with_all_that_was_trained(finished):
@@ -172,17 +79,17 @@ def test_the_export_opens_with_all_that_was_trained(finished):
     assert finished.results["export"]["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(model.params))
 
 
-def test_a_second_run_skips_what_has_finished(run, finished, experiment_config, capsys):
+def test_a_second_run_skips_what_has_finished(run, finished, small_config, capsys):
     before = (finished.workdir / "results.json").read_bytes()
-    assert run(experiment_config(), finished.workdir) == 0
+    assert run(small_config(), finished.workdir) == 0
     out = capsys.readouterr().out
     assert out.count("finished before") == 6
     assert "finished in" not in out
     assert (finished.workdir / "results.json").read_bytes() == before
 
 
-def test_a_used_workdir_refuses_another_config(finished, config_file):
-    process = start(config_file, finished.workdir, "--config.seed=1", "--config.refine.temperature=0.2")
+def test_a_used_workdir_refuses_another_config(start, finished):
+    process = start(finished.workdir, "--config.seed=1", "--config.refine.temperature=0.2")
     _, err = process.communicate()
     assert process.returncode == 1
     assert "\n  config.refine.temperature: 0.1 there, 0.2 now\n  config.seed: 0 there, 1 now\n" in err
@@ -206,7 +113,6 @@ def test_what_ran_before_is_outdated_by_a_stage_it_builds_on():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"stages": ("pretrain", "polish")}, "config.stages names ['polish']: choose from pretrain, refine"),
         ({"stages": ("refine", "pretrain")}, "the order is pretrain, refine, match"),
         ({"stages": ("match",)}, "put 'pretrain' among config.stages, or set config.init"),
         ({"data__dataset": "faces"}, "unknown dataset 'faces': choose one of synthetic_faces, landmark_folder"),
@@ -214,40 +120,38 @@ def test_what_ran_before_is_outdated_by_a_stage_it_builds_on():
         ({"data__dataset": "landmark_folder", "data__root": "/not/there"}, "'/not/there' does not exist"),
         ({"data__unlabelled_splits": ("all",)}, "config.data.unlabelled_splits names ['all']: choose from train"),
         ({"data__unlabelled_splits": ("unlabeled",)}, "has no split unlabeled; it has: train, validation, test"),
-        ({"detect__stride": 3}, "config.detect.stride is 3: choose a divisor of the patch size 8"),
-        ({"model__encoder": "Q/8"}, "Q/8"),
         ({"init": "nobody"}, "no model file 'nobody'"),
     ],
 )
-def test_what_cannot_be_run_is_said_in_one_line(run, experiment_config, tmp_path, capsys, fields, message):
-    assert run(experiment_config(**fields), tmp_path / "workdir") == 1
+def test_what_cannot_be_run_is_said_in_one_line(run, small_config, tmp_path, capsys, fields, message):
+    assert run(small_config(**fields), tmp_path / "workdir") == 1
     err = capsys.readouterr().err
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert message in line
     assert "Traceback" not in err
 
 
-def test_a_batch_that_does_not_divide_is_said_before_anything_begins(run, experiment_config, tmp_path, capsys):
+def test_a_batch_that_does_not_divide_is_said_before_anything_begins(run, small_config, tmp_path, capsys):
     for dry_run in (True, False):
-        assert run(experiment_config(refine__accumulate=3), tmp_path / "workdir", dry_run=dry_run) == 1
+        assert run(small_config(refine__accumulate=3), tmp_path / "workdir", dry_run=dry_run) == 1
         assert "refine: batch_size 8 does not divide over 1 devices and accumulate=3: make" in capsys.readouterr().err
     assert not (tmp_path / "workdir").exists()
 
 
 def test_what_has_been_trained_may_be_evaluated_on_devices_that_its_batch_does_not_divide_over(
-    finished, experiment_config, tmp_path
+    finished, small_config, tmp_path
 ):
     workdir = tmp_path / "workdir"
     shutil.copytree(finished.workdir, workdir)
-    changed = stages.SYSTEM.open(experiment_config(refine__accumulate=3), workdir)
+    changed = stages.SYSTEM.open(small_config(refine__accumulate=3), workdir)
     experiment.check_batches(changed)
     (workdir / "results.json").unlink()
     with pytest.raises(ValueError, match="or take as many devices as divide it"):
         experiment.check_batches(changed)
 
 
-def test_a_dry_run_tells_and_trains_nothing(run, experiment_config, tmp_path, capsys):
-    assert run(experiment_config(pretrain__batch_size=16), tmp_path / "workdir", dry_run=True) == 0
+def test_a_dry_run_tells_and_trains_nothing(run, small_config, tmp_path, capsys):
+    assert run(small_config(pretrain__batch_size=16), tmp_path / "workdir", dry_run=True) == 0
     out = capsys.readouterr().out
     for name in ("encoder/", "decoder/", "projector/"):
         assert name in out
@@ -257,14 +161,14 @@ def test_a_dry_run_tells_and_trains_nothing(run, experiment_config, tmp_path, ca
     assert not (tmp_path / "workdir").exists()
 
 
-def test_killed_and_stopped_and_started_again_a_run_ends_bit_identical(run, experiment_config, config_file, tmp_path):
+def test_killed_and_stopped_and_started_again_a_run_ends_bit_identical(run, start, small_config, tmp_path):
     every, steps = 8, 40
-    config = experiment_config(stages=("pretrain",), pretrain__steps=steps, pretrain__checkpoint_every=every)
+    config = small_config(stages=("pretrain",), pretrain__steps=steps, pretrain__checkpoint_every=every)
     assert run(config, tmp_path / "whole") == 0
 
     workdir = tmp_path / "cut"
     overrides = ["--config.stages=('pretrain',)", f"--config.pretrain.steps={steps}"]
-    killed = start(config_file, workdir, *overrides, f"--config.pretrain.checkpoint_every={every}")
+    killed = start(workdir, *overrides, f"--config.pretrain.checkpoint_every={every}")
     checkpoints = workdir / "checkpoints" / "pretrain"
     while killed.poll() is None and not (checkpoints / str(every)).exists():
         time.sleep(0.01)
@@ -301,29 +205,18 @@ def write_folder(root: Path, *, annotated: bool) -> Path:
 
 
 @pytest.fixture
-def folder_config(experiment_config, tmp_path):
+def folder_config(small_config, tmp_path):
     def change(*, annotated: bool, **fields):
         root = write_folder(tmp_path / "people", annotated=annotated)
-        return experiment_config(
+        return small_config(
             data__dataset="landmark_folder", data__root=str(root), data__data_dir=str(tmp_path / "data"), **fields
         )
 
     return change
 
 
-def test_a_folder_with_five_landmarks(run, folder_config, tmp_path):
-    workdir = tmp_path / "workdir"
-    config = folder_config(annotated=True, stages=("pretrain", "detect", "export"), detect__landmarks=(5, 68))
-    assert run(config, workdir) == 0
-    detect = json.loads((workdir / "results.json").read_text())["detect"]
-    assert list(detect) == ["5"]
-    assert (detect["5"]["images"], detect["5"]["annotated_images"]) == (3, 9)
-    assert detect["5"]["methods"].keys() == {"mean shape", "MAE only"}
-    assert list(scemae_jax.load(workdir / "export" / "scemae.msgpack").heads) == [5]
-
-
 def test_a_folder_without_annotations_trains_and_says_what_it_cannot_do(run, folder_config, tmp_path, capsys):
-    config = folder_config(annotated=False, stages=("pretrain", "refine", "export"))
+    config = folder_config(annotated=False, stages=("pretrain", "refine", "export"), detect__landmarks=(5, 68))
     assert run(config, tmp_path / "workdir") == 0
     assert scemae_jax.load(tmp_path / "workdir" / "export" / "scemae.msgpack").refined
     config.stages = tuple(stages.SYSTEM.by_name)
@@ -341,14 +234,15 @@ def test_a_folder_without_annotations_trains_and_says_what_it_cannot_do(run, fol
     assert run(config, tmp_path / "workdir") == 0
     assert "match: skipped before, 0 annotated faces" in capsys.readouterr().out
     write_folder(Path(config.data.root), annotated=True)  # the same pictures, annotated since
+    config.stages = tuple(name for name in stages.SYSTEM.by_name if name != "few_shot")
     assert run(config, tmp_path / "workdir") == 0
     printed = capsys.readouterr().out
     assert "pretrain: finished before" in printed
     results = json.loads((tmp_path / "workdir" / "results.json").read_text())
     assert results["match"]["pairs"] == 1
     assert results["represent"]["skipped"].startswith("3 annotated faces in split test show 15 landmarks")
-    assert results["detect"]["5"]["images"] == 3
-    assert list(scemae_jax.load(tmp_path / "workdir" / "export" / "scemae.msgpack").heads) == [5]
+    assert results["detect"]["images"] == 3
+    assert list(scemae_jax.load(tmp_path / "workdir" / "export" / "scemae.msgpack").heads) == ["5"]
 
     table = Path(config.data.root) / "landmarks.csv"
     lines = table.read_text().splitlines()
@@ -357,8 +251,9 @@ def test_a_folder_without_annotations_trains_and_says_what_it_cannot_do(run, fol
     assert run(config, tmp_path / "workdir") == 0
     results = json.loads((tmp_path / "workdir" / "results.json").read_text())
     assert "skipped" in results["match"]
-    assert (results["detect"]["5"]["annotated_images"], results["detect"]["5"]["methods"]) == (2, {})
-    assert list(scemae_jax.load(tmp_path / "workdir" / "export" / "scemae.msgpack").heads) == [5]
+    assert results["detect"]["annotated_images"] == 2
+    assert results["measurements"] == []
+    assert list(scemae_jax.load(tmp_path / "workdir" / "export" / "scemae.msgpack").heads) == ["5"]
 
 
 def test_unannotated_images_of_test_people_are_left_out_and_counted(run, folder_config, tmp_path, capsys):
@@ -384,8 +279,8 @@ def test_unannotated_images_of_test_people_are_left_out_and_counted(run, folder_
     assert (other.num_images, other.left_out) == (6 + 3 + 1, {"test": 2})
 
 
-def test_an_average_of_the_weights_takes_the_place_of_the_last_ones(run, experiment_config, tmp_path):
-    config = experiment_config(pretrain__average=0.5, stages=("pretrain", "export"))
+def test_an_average_of_the_weights_takes_the_place_of_the_last_ones(run, small_config, tmp_path):
+    config = small_config(pretrain__average=0.5, stages=("pretrain", "export"))
     assert run(config, tmp_path) == 0
     trained = stages.SYSTEM.open(config, tmp_path)
     average, last = trained.trained("pretrain", "state")["average"], trained.trained("pretrain")
@@ -410,9 +305,9 @@ def test_a_workdir_among_the_faces_is_refused(run, folder_config, capsys):
     assert "its pictures would become faces: choose one outside" in capsys.readouterr().err
 
 
-def test_a_projector_of_another_form_is_refused(run, finished, experiment_config, tmp_path, capsys):
+def test_a_projector_of_another_form_is_refused(run, finished, small_config, tmp_path, capsys):
     exported = str(finished.workdir / "export" / "scemae.msgpack")
-    config = experiment_config(init=exported, model__projector_hidden=True, stages=("match",))
+    config = small_config(init=exported, model__projector_hidden=True, stages=("match",))
     assert run(config, tmp_path / "workdir") == 1
     assert "has projector_hidden False, config.model.projector_hidden is True" in capsys.readouterr().err
 
@@ -425,20 +320,20 @@ def test_data_that_change_in_the_middle_of_a_training_are_refused(run, folder_co
     assert "pretrain began on landmark_folder/people-" in capsys.readouterr().err
 
 
-def test_init_starts_from_an_exported_model(run, finished, experiment_config, tmp_path, capsys):
+def test_init_starts_from_an_exported_model(run, finished, small_config, tmp_path, capsys):
     exported = finished.workdir / "export" / "scemae.msgpack"
     encoder = scemae_jax.load(exported).params["encoder"]
 
     def same(a, b):
         return jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), a, b))
 
-    config = experiment_config(init=str(exported), seed=1)
+    config = small_config(init=str(exported), seed=1)
     params = stages.SYSTEM.open(config, tmp_path / "none").initial_params()
     assert same(params["encoder"], encoder)
     assert "decoder" in params  # the file has none: random
-    assert not same(stages.SYSTEM.open(experiment_config(seed=1), tmp_path).initial_params()["encoder"], encoder)
+    assert not same(stages.SYSTEM.open(small_config(seed=1), tmp_path).initial_params()["encoder"], encoder)
 
-    refined = experiment_config(init=str(exported), seed=1, stages=("refine", "export"))
+    refined = small_config(init=str(exported), seed=1, stages=("refine", "export"))
     assert run(refined, tmp_path / "workdir") == 0
     result = scemae_jax.load(tmp_path / "workdir" / "export" / "scemae.msgpack")
     assert same(result.params["encoder"], encoder)
@@ -447,7 +342,7 @@ def test_init_starts_from_an_exported_model(run, finished, experiment_config, tm
 
     replaced = tmp_path / "replaced.msgpack"
     shutil.copy(exported, replaced)
-    again = experiment_config(init=str(replaced), stages=("export",))
+    again = small_config(init=str(replaced), stages=("export",))
     assert run(again, tmp_path / "again") == 0
     save_model(dataclasses.replace(scemae_jax.load(exported), heads={}, provenance={}), replaced)
     assert run(again, tmp_path / "again") == 0  # other detectors are no other network
@@ -458,36 +353,41 @@ def test_init_starts_from_an_exported_model(run, finished, experiment_config, tm
     replaced.unlink()  # what finished does without it
     assert run(again, tmp_path / "again") == 0
 
-    assert run(experiment_config(init=str(exported), model__encoder="XS/8"), tmp_path / "other") == 1
+    assert run(small_config(init=str(exported), model__encoder="XS/8"), tmp_path / "other") == 1
     assert "has encoder 'XXS/8', config.model.encoder is 'XS/8': make them agree" in capsys.readouterr().err
 
 
-def test_matching_over_several_pairings_and_with_clusters(run, finished, experiment_config, tmp_path):
+def test_matching_over_several_pairings_and_with_clusters(run, finished, small_config, tmp_path):
     exported, workdir = str(finished.workdir / "export" / "scemae.msgpack"), tmp_path / "workdir"
     wanted = {"random_pairings": 2, "clustered": True, "baselines": False}
-    config = experiment_config(
+    config = small_config(
         init=exported, stages=("match",), **{f"match__{name}": value for name, value in wanted.items()}
     )
     assert run(config, workdir) == 0
-    match = json.loads((workdir / "results.json").read_text())["match"]
+    rows = select(as_table(experiment.read_results(workdir)["measurements"]), metric="matching error")
     names = ["own location", "MAE only", "MAE only, position-free", "SCE-MAE", "SCE-MAE, position-free",
              "MAE, clustered", "MAE, clustered, position-free"]  # fmt: skip
-    assert list(match["features"]) == list(match["random_pairings"]["features"]) == names
-    for name in ("own location", "MAE only", "SCE-MAE"):  # as without the additions, the fixed order
-        before = finished.results["match"]["features"][name]["different"]["error"]
-        assert match["features"][name]["different"]["error"] == pytest.approx(before, abs=1e-4)
+    for pairings in (None, 2):
+        measured = select(rows, landmarks=5, random_pairings=pairings)
+        assert list(dict.fromkeys(labels(measured, ("method", "position_free")))) == names
+    fields = {"landmarks": 5, "case": "different", "position_free": None}
+    before = select(as_table(finished.results["measurements"]), metric="matching error", **fields)
+    for method in ("own location", "MAE only", "SCE-MAE"):  # as without the additions, the fixed order
+        expected = select(before, method=method)["value"].item()
+        value = select(rows, method=method, random_pairings=None, **fields)["value"].item()
+        assert value == pytest.approx(expected, abs=1e-4)
 
     faces = stages.SYSTEM.open(config, workdir).faces("test")
     pairings = matching.random_pairings(np.arange(6).reshape(3, 2), 2, config.match.warp_seed)
     alone = [matching.match(faces, {"own": None}, pairs=pairs, seed=config.match.warp_seed) for pairs in pairings]
-    means = [np.mean(errors["own"].different) for errors in alone]
-    assert match["random_pairings"]["pairings"] == match["all_landmarks"]["random_pairings"]["pairings"] == 2
-    found = match["all_landmarks"]["random_pairings"]["features"]["own location"]["different"]
-    assert found["error"] == pytest.approx(np.mean(means), abs=1e-5)
+    means = [np.mean(errors[matching.Kind("own")].different) for errors in alone]
+    fields = {"landmarks": 68, "method": "own location", "case": "different", "random_pairings": 2}
+    (found,) = select(rows, **fields).to_dict("records")
+    assert found["value"] == pytest.approx(np.mean(means), abs=1e-5)
     assert found["deviation"] == pytest.approx(abs(means[0] - means[1]) / 2**0.5, abs=1e-5)
 
 
-def test_matching_says_of_each_form_how_many_queries_were_clamped(experiment_config, tmp_path, monkeypatch):
+def test_matching_says_of_each_form_how_many_queries_were_clamped(small_config, tmp_path, monkeypatch):
     landmarks = np.full((4, 68, 2), 60, np.float32)
     landmarks[0, [30, 0]] = [4, 60]  # the nose tip, one of the five points, and the jaw; image 0 is a reference
     landmarks[2, 5] = [60, 130]
@@ -499,35 +399,38 @@ def test_matching_says_of_each_form_how_many_queries_were_clamped(experiment_con
     monkeypatch.setattr(
         matching, "warped_views", lambda keys, images, points: matching.Views(images, images, points, points)
     )
-    config = experiment_config(match__baselines=False, match__random_pairings=1)
+    config = small_config(match__baselines=False, match__random_pairings=1)
     match = stages.run_match(stages.SYSTEM.open(config, tmp_path))
-    assert (match["pairs"], match["landmarks"], match["clamped_queries"]) == (2, 5, 1)
-    assert (match["all_landmarks"]["landmarks"], match["all_landmarks"]["clamped_queries"]) == (68, 3)
+    rows = as_table(match["measurements"])
+    assert match["pairs"] == 2
+    assert [select(rows, metric="clamped queries", landmarks=n)["value"].item() for n in (5, 68)] == [1, 3]
     # Pixels from the clamped query to the truth: 16 of nose tip and jaw, 15 of landmark 5 in image 2; 0 of the others.
-    assert match["features"]["own location"]["same"]["error"] == pytest.approx(70 / 96 * 16 / 10)
-    found = match["all_landmarks"]["features"]["own location"]["same"]
-    assert (found["error"], found["count"]) == (pytest.approx(70 / 96 * (16 + 16 + 15) / 136), 136)
+    five, all_landmarks = select(rows, metric="matching error", case="same", random_pairings=None).to_dict("records")
+    assert five["value"] == pytest.approx(70 / 96 * 16 / 10)
+    assert (all_landmarks["value"], all_landmarks["n"]) == (pytest.approx(70 / 96 * (16 + 16 + 15) / 136), 136)
 
 
-def test_landmark_features_are_represented_where_that_is_asked_for(run, finished, experiment_config, tmp_path, capsys):
+def test_landmark_features_are_represented_where_that_is_asked_for(run, finished, small_config, tmp_path, capsys):
     exported, workdir = str(finished.workdir / "export" / "scemae.msgpack"), tmp_path / "workdir"
     settings = {"stride": 8, "images": 6, "perplexity": 4.0, "repeats": 2}
-    config = experiment_config(
+    config = small_config(
         init=exported,
         stages=("represent", "report"),
         **{f"represent__{name}": value for name, value in settings.items()},
     )
     assert run(config, workdir) == 0
-    represent = json.loads((workdir / "results.json").read_text())["represent"]
+    results = experiment.read_results(workdir)
+    represent = results["represent"]
     assert {name: represent[name] for name in settings} == settings
-    assert (represent["landmarks"], represent["count"], represent["split"]) == (5, 6 * 5, "test")
+    assert (represent["count"], represent["split"]) == (6 * 5, "test")
     embedded = Embedded.load(workdir / represent["path"])
     assert embedded.labels.tolist() == 6 * [0, 1, 2, 3, 4]
-    assert list(embedded.points) == list(represent["features"]) == ["untrained", "MAE only", "SCE-MAE"]
-    for name, found in represent["features"].items():
-        first = silhouette_score(embedded.points[name], embedded.labels)
+    plane = select(as_table(results["measurements"]), space="t-SNE", landmarks=5)
+    assert list(embedded.points) == list(plane["method"]) == ["untrained", "MAE only", "SCE-MAE"]
+    for found in plane.to_dict("records"):
+        first = silhouette_score(embedded.points[found["method"]], embedded.labels)
         # Of two values, each is off their mean by their sample deviation over the root of 2.
-        assert abs(first - found["embedded"]) == pytest.approx(found["deviation"] / 2**0.5, abs=1e-6)
+        assert abs(first - found["value"]) == pytest.approx(found["deviation"] / 2**0.5, abs=1e-6)
     assert "Landmark features by t-SNE" in (workdir / "report" / "index.html").read_text()
 
     capsys.readouterr()
@@ -535,37 +438,41 @@ def test_landmark_features_are_represented_where_that_is_asked_for(run, finished
     assert capsys.readouterr().out.count("finished before") == 2
 
 
-def test_few_annotations_of_a_network_without_projector(run, finished, experiment_config, tmp_path):
+def test_few_annotations_of_a_network_without_projector(run, finished, small_config, tmp_path):
     model = scemae_jax.load(finished.workdir / "export" / "scemae.msgpack")
     encoder_alone = dataclasses.replace(model, params={"encoder": model.params["encoder"]}, heads={})
     save_model(encoder_alone, tmp_path / "mae.msgpack")
-    config = experiment_config(
+    config = small_config(
         init=str(tmp_path / "mae.msgpack"), stages=("detect",), detect__which="backbone", detect__linear__below=10_000
     )
     assert run(config, tmp_path / "workdir") == 0
-    detect = json.loads((tmp_path / "workdir" / "results.json").read_text())["detect"]["5"]
-    assert (detect["head"], list(detect["methods"])) == ("linear", ["mean shape", "MAE only"])
+    results = experiment.read_results(tmp_path / "workdir")
+    methods = [row["method"] for row in results["measurements"]]
+    assert (results["detect"]["head"], methods) == ("linear", ["mean shape", "MAE only"])
 
 
-def test_few_annotations_are_measured_where_that_is_asked_for(run, finished, experiment_config, tmp_path, capsys):
+def test_few_annotations_are_measured_where_that_is_asked_for(run, finished, small_config, tmp_path, capsys):
     exported, workdir = str(finished.workdir / "export" / "scemae.msgpack"), tmp_path / "workdir"
-    config = experiment_config(
+    config = small_config(
         init=exported,
         stages=("detect", "few_shot", "report"),
         detect__linear__below=10_000,
+        few_shot__counts=(2,),
     )
     assert run(config, workdir, stop_after=0) == command_line.STOPPED_EARLY  # a linear head needs no time, a draw does
     assert run(config, workdir) == 0
     results = json.loads((workdir / "results.json").read_text())
-    assert results["detect"]["5"]["head"] == "linear"
-    assert scemae_jax.load(workdir / "detectors" / "5.msgpack").heads[5].heatmaps == 0
+    assert results["detect"]["head"] == "linear"
+    assert scemae_jax.load(workdir / "detectors" / "5.msgpack").heads["5"].kind == "linear"
     rows = (workdir / stages.FEW_SHOT_ROWS).read_text()
-    methods = results["few_shot"]["5"]["methods"]
+    measured = select(as_table(results["measurements"]), stage="few_shot", landmarks=5)
     kinds = ("raw patches", "untrained", "MAE only", "SCE-MAE")
     heads = ("prior work's head", "plain", "linear")
     expected = {"mean shape", *(f"{kind}, {head}" for kind in kinds for head in heads), "network from scratch"}
-    assert set(methods) == expected
-    assert all(list(row) == ["1", "3"] and row["3"]["count"] == 2 for row in methods.values())
+    assert set(labels(measured, ("method", "head"))) == expected
+    assert len(measured) == len(expected)
+    assert list(measured["annotated_images"].unique()) == [2]
+    assert set(measured["n"]) == {2}
     assert "Few annotations, 5 landmarks" in (workdir / "report" / "index.html").read_text()
     assert (workdir / "report" / "few_shot_5.png").stat().st_size > 0
 
@@ -575,10 +482,10 @@ def test_few_annotations_are_measured_where_that_is_asked_for(run, finished, exp
 
     # A run that was cut off among its draws: other settings are refused, another network begins anew.
     path = tmp_path / "begun" / stages.FEW_SHOT_ROWS
-    begun = experiment_config(init=exported, stages=("few_shot",))
+    begun = small_config(init=exported, stages=("few_shot",), few_shot__counts=(2,))
     experiment.claim_workdir(stages.SYSTEM.open(begun, path.parent))
     path.write_text(rows.splitlines(keepends=True)[0])
-    other = experiment_config(init=exported, stages=("few_shot",), few_shot__gain=3.0)
+    other = small_config(init=exported, stages=("few_shot",), few_shot__counts=(2,), few_shot__gain=3.0)
     assert run(other, path.parent) == 1
     assert "config.few_shot.gain: 50.0 there, 3.0 now" in capsys.readouterr().err
     begun.stages = ("refine", "few_shot")

@@ -1,6 +1,7 @@
 """launch/reproduce.sh as a user calls it: its plan, and on miniature datasets all of it, with a tiny network."""
 
 import csv
+import dataclasses
 import json
 import math
 import os
@@ -17,6 +18,7 @@ import miniature_trees
 import pytest
 
 from scemae_jax import config as configuration
+from scemae_jax.evaluation.measurement import as_table, select
 from scemae_jax.systems.sce_mae import paper
 
 ROOT = Path(__file__).parents[1]
@@ -107,30 +109,37 @@ def results(runs: Path, name: str) -> dict:
     return json.loads((runs / name / "results.json").read_text())
 
 
+def rows(runs: Path, name: str):
+    return as_table(results(runs, name)["measurements"])
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)  # all of the paper in small, in a dozen processes
 def test_every_table_has_our_numbers_as_the_runs_have_them(reproduced):
     ours, runs = our_rows(reproduced.runs), reproduced.runs
-    mafl, aflw_m = results(runs, "mafl_s8"), results(runs, "aflw_m_s8")
-    expected = {("1", "SCE-MAE", case): mafl["match"]["features"]["SCE-MAE"][case] for case in ("same", "different")}
-    sets = {"MAFL": ("mafl", "5"), "AFLW_M": ("aflw_m", "5"), "AFLW_RO": ("aflw_r", "5"),
-            "300-W": ("three_hundred_w", "68")}  # fmt: skip
+    fixed = {"method": "SCE-MAE", "position_free": None, "random_pairings": None}
+    matched = select(rows(runs, "mafl_s8"), stage="match", metric="matching error", **fixed)
+    expected = {("1", "SCE-MAE", case): select(matched, case=case) for case in ("same", "different")}
+    sets = {"MAFL": ("mafl", 5), "AFLW_M": ("aflw_m", 5), "AFLW_RO": ("aflw_r", 5),
+            "300-W": ("three_hundred_w", 68)}  # fmt: skip
     for column, (name, landmarks) in sets.items():
-        form = results(runs, f"{name}_s8")["detect"][landmarks]
-        assert form["head"] == "heatmaps"  # the paper's, however few images there are
-        expected["2", "SCE-MAE", column] = form["methods"]["SCE-MAE"]
-    for count in ("1", "5"):
-        found = aflw_m["few_shot"]["5"]["methods"]["SCE-MAE, prior work's head"][count]
-        expected["3", "SCE-MAE, prior work's head", count] = found
-        assert float(ours["3", "SCE-MAE, prior work's head", count]["deviation"]) == found["deviation"]
+        assert results(runs, f"{name}_s8")["detect"]["head"] == "heatmaps"  # the paper's, however few images there are
+        detected = select(rows(runs, f"{name}_s8"), stage="detect", method="SCE-MAE", landmarks=landmarks)
+        expected["2", "SCE-MAE", column] = detected
+    few = select(rows(runs, "aflw_m_s8"), stage="few_shot", method="SCE-MAE", head="prior work's head", landmarks=5)
+    for count in (1, 5):
+        key = ("3", "SCE-MAE, prior work's head", str(count))
+        expected[key] = select(few, annotated_images=count)
+        assert float(ours[key]["deviation"]) == expected[key]["deviation"].item()
     for key, found in expected.items():
-        assert math.isfinite(found["error"])
-        assert float(ours[key]["error"]) == found["error"]
+        assert math.isfinite(found["value"].item())
+        assert float(ours[key]["error"]) == found["value"].item()
 
-    seeds = [results(runs, f"table4_s8/{paper.CONFIG_POINT}/seed{seed}") for seed in range(3)]
+    seeds = [rows(runs, f"table4_s8/{paper.CONFIG_POINT}/seed{seed}") for seed in range(3)]
     for name, method in paper.ABLATED.items():
         for case in ("same", "different"):
-            errors = [seed["match"]["features"][name][case]["error"] for seed in seeds]
+            fields = fixed | {"method": name, "case": case, "landmarks": 5, "metric": "matching error"}
+            errors = [select(seed, **fields)["value"].item() for seed in seeds]
             row = ours["4", method, case]
             assert float(row["error"]) == pytest.approx(statistics.mean(errors), rel=1e-12)
             assert float(row["deviation"]) == pytest.approx(statistics.stdev(errors), abs=1e-12)
@@ -169,13 +178,14 @@ def load(name: str, argument: str):
 @pytest.mark.parametrize("size", ["t8", "s8", "b8"])
 def test_what_measures_a_backbone_has_the_network_of_what_trains_it(size):
     trained = configuration.architecture(load("celeba", size))
-    assert trained.attentive_fraction == {"t8": 0.1, "s8": 0.1, "b8": 0.25}[size]
-    assert trained.projection == {"t8": 64, "s8": 128, "b8": 256}[size]
+    assert trained.carb.attentive_fraction == {"t8": 0.1, "s8": 0.1, "b8": 0.25}[size]
+    assert trained.carb.projection == {"t8": 64, "s8": 128, "b8": 256}[size]
     for name, what in [("evaluation", f"{size},{dataset}") for dataset in DATASETS[1:]] + [("ablation", size)]:
         config = load(name, what)
         configuration.check(config)
-        network = {**vars(configuration.architecture(config)), "dtype": trained.dtype}
-        assert network == vars(trained)
+        network = configuration.architecture(config)
+        backbone = dataclasses.replace(network.backbone, dtype=trained.backbone.dtype)
+        assert dataclasses.replace(network, backbone=backbone) == trained
 
 
 def test_measurements_follow_the_protocols():

@@ -8,6 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from scemae_jax.evaluation.measurement import Measurement
+
+METRIC = "detection error"
+
 
 def inter_ocular_error(
     predicted: Float[Array | np.ndarray, "n l 2"], truth: Float[Array | np.ndarray, "n l 2"], eyes: tuple[int, int]
@@ -27,12 +31,25 @@ def box_diagonal_error(
     return 100 * distances / jnp.linalg.norm(truth.max(axis=1) - truth.min(axis=1), axis=-1)
 
 
-def summarise(
-    predicted: Float[np.ndarray, "n l 2"], truth: Float[np.ndarray, "n l 2"], eyes: tuple[int, int] | None
-) -> dict[str, Any]:
-    """Mean, deviation over images and number of images; without known eyes, by the box's diagonal."""
+def measure(
+    predicted: Float[np.ndarray, "n l 2"],
+    truth: Float[np.ndarray, "n l 2"],
+    eyes: tuple[int, int] | None,
+    **fields: Any,
+) -> Measurement:
+    """Mean, deviation over images and number of images; without known eyes, by the box's diagonal.
+
+    Args:
+      predicted: (x, y) of the landmarks.
+      truth: the same.
+      eyes: which two landmarks they are.
+      fields: what else the row says.
+    """
     errors = inter_ocular_error(predicted, truth, eyes) if eyes else box_diagonal_error(predicted, truth)
-    return {"error": float(errors.mean()), "deviation": float(errors.std()), "count": len(errors)}
+    return Measurement.of(
+        metric=METRIC, value=float(errors.mean()), deviation=float(errors.std()), n=len(errors), unit=unit(eyes),
+        landmarks=truth.shape[1], **fields,
+    )  # fmt: skip
 
 
 def unit(eyes: tuple[int, int] | None) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Int
 from matplotlib import colormaps, patheffects, ticker
 from matplotlib.axes import Axes
@@ -19,10 +20,11 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from scemae_jax.evaluation.few_annotations import features_and_head
+from scemae_jax.report.table import labels as labels_of
 
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
 """Those of Okabe and Ito, which people with any kind of colour vision tell apart."""
+LINES = ("--", ":", "-.", "-")
 INK = "#7d7d7d"
 WIDTH = 8.6
 """Of every figure, in inches, so that its text has one size on the page."""
@@ -57,12 +59,8 @@ def training_curves(curves: Sequence[Curve]) -> Figure:
             axes.plot(curve.seen, values, color=COLOURS[5 if label == "loss" else 6], linewidth=1.6, marker=marker)
             axes.set_xlabel(curve.unit, color=INK, fontsize=8)
             axes.set_title(f"{curve.title}: {label}", color=INK, fontsize=9, loc="left")
-            axes.tick_params(colors=INK, labelsize=8, which="both")
-            axes.grid(color=INK, alpha=0.25, linewidth=0.6)
             axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
-            axes.set_facecolor("none")
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.spines[["left", "bottom"]].set_color(INK)
+            plain(axes)
         if _falls_far(curve.loss):
             row[0].set_yscale("log")
             row[0].yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
@@ -257,42 +255,47 @@ def embeddings(
     return figure
 
 
-def errors_by_count(methods: Mapping[str, tuple[Sequence[int], Sequence[float], Sequence[float]]], unit: str) -> Figure:
-    """Error over the number of annotated images, both logarithmic, a line a method.
-
-    Colours tell features apart; solid lines are of linear heads, dotted ones of prior work's.
+def errors_by_count(rows: pd.DataFrame, count: str, colour: str, line: str, unit: str) -> Figure:
+    """Measurements over a count of things, both logarithmic; bars are the deviations.
 
     Args:
-      methods: name -> numbers of images, errors, and their deviations (the length of the bars).
-      unit: of the errors.
+      rows: one for each place of a line.
+      count: field that is counted.
+      colour: field that gives a line its colour.
+      line: field that gives it its dashes.
+      unit: of the values.
     """
     figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     axes = figure.subplots()
-    kinds = list(dict.fromkeys(features_and_head(name)[0] for name in methods))
-    for name, (counts, errors, deviations) in methods.items():
-        kind, head = features_and_head(name)
-        colour = COLOURS[kinds.index(kind) % len(COLOURS)]
-        line = {"linear": "-", "prior_work": ":"}.get(head, "--")
+    looks = {field: list(rows[field].fillna("").unique()) for field in (colour, line)}
+    for name, found in rows.assign(name=labels_of(rows, (colour, line))).groupby("name", sort=False):
+        kinds = {field: looks[field].index(found[field].fillna("").iloc[0]) for field in looks}
         axes.errorbar(
-            counts, errors, yerr=deviations, label=name, color=colour, linestyle=line, marker="o", markersize=4,
-            linewidth=1.6, capsize=2,
+            found[count].astype(float), found["value"], yerr=found["deviation"].fillna(0.0), label=str(name),
+            color=COLOURS[kinds[colour] % len(COLOURS)], linestyle=LINES[kinds[line] % len(LINES)], marker="o",
+            markersize=4, linewidth=1.6, capsize=2,
         )  # fmt: skip
     axes.set(xscale="log", yscale="log")
-    ticks = sorted({count for counts, _, _ in methods.values() for count in counts})
+    ticks = sorted(rows[count].unique())
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
     low, high = axes.get_ylim()
     shown = [tick for tick in (5, 7, 10, 15, 20, 30, 50, 70, 100, 150) if low <= tick <= high]
     axes.set_yticks(shown, [str(tick) for tick in shown])
-    axes.set_xlabel("annotated images", color=INK, fontsize=8)
+    axes.set_xlabel(count.replace("_", " "), color=INK, fontsize=8)
     axes.set_ylabel(unit, color=INK, fontsize=8)
-    axes.tick_params(colors=INK, labelsize=8)
+    plain(axes)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8, labelcolor=INK, handlelength=3.5)
+    return figure
+
+
+def plain(axes: Axes) -> None:
+    """Two grey axes and a light grid."""
+    axes.tick_params(colors=INK, labelsize=8, which="both")
     axes.grid(color=INK, alpha=0.25, linewidth=0.6)
     axes.set_facecolor("none")
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(INK)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8, labelcolor=INK, handlelength=3.5)
-    return figure
 
 
 def detections(

@@ -1,91 +1,173 @@
-"""The results as a table on the screen."""
+"""Tables: selections of measurements, and the rows and columns that they are shown in. Nothing here knows a metric."""
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
+import numpy as np
+import pandas as pd
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as Screen
+
+from scemae_jax.evaluation.measurement import as_table
+
+MISSING = "\N{EN DASH}"
 
 
-def print_results(results: dict[str, Any]) -> None:
-    """Prints matching and detection errors and silhouettes beside the baselines, as far as they were measured."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table:
+    """Measurements, and how they are shown."""
+
+    title: str
+    about: str
+    """What is measured, in which unit and on what: behind the title, and below the table of a page."""
+    rows: pd.DataFrame
+    """Measurements, as `as_table` gives them."""
+    index: tuple[str, ...] = ("method",)
+    """Fields that tell the rows of the table apart; the method comes first."""
+    columns: tuple[str, ...]
+    """Fields that tell its columns apart."""
+    remark: str = ""
+    """How to read it."""
+    best: Literal["lowest", "highest"] = "lowest"
+    digits: int = 2
+    ours: tuple[str, ...] = ()
+    """Methods of the system; the first that was measured is held against the others."""
+    headlines: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Titles of the columns that matter most, by their label."""
+
+    def grid(self) -> Grid:
+        """Its cells by the labels of rows and columns, both in the order of the measurements.
+
+        Raises:
+          ValueError: two measurements have the same place.
+        """
+        places = {"place": labels(self.rows, self.index), "column": labels(self.rows, self.columns)}
+        wide = self.rows.assign(**places).pivot(index="place", columns="column", values=["value", "deviation", "n"])
+        order = {"index": dict.fromkeys(places["place"]), "columns": dict.fromkeys(places["column"])}
+        value, deviation, n = (
+            wide[name].reindex(**{axis: list(names) for axis, names in order.items()})
+            for name in ("value", "deviation", "n")
+        )
+        return Grid(value, deviation, n, self.digits, self.best)
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """The numbers of a table's cells; NA where there is none."""
+
+    value: pd.DataFrame
+    deviation: pd.DataFrame
+    n: pd.DataFrame
+    digits: int
+    order: str
+
+    @property
+    def text(self) -> pd.DataFrame:
+        """The values as they are printed."""
+        return self.value.map(number, digits=self.digits)
+
+    @property
+    def spread(self) -> pd.DataFrame:
+        """The deviations as they are printed, empty where there is none."""
+        return self.deviation.map(lambda value: "" if pd.isna(value) else number(value, self.digits))
+
+    @property
+    def best(self) -> pd.DataFrame:
+        """Whether a value is the best of its column, or printed like it."""
+        best = self.value.min() if self.order == "lowest" else self.value.max()
+        return self.text.eq(best.map(lambda value: number(value, self.digits))) & self.value.notna()
+
+    def cells(self) -> pd.DataFrame:
+        """ "9.37 ± 0.08", without a deviation where there is none."""
+        return self.text + self.spread.map(lambda text: text and f" ± {text}")
+
+
+def labels(rows: pd.DataFrame, fields: Sequence[str]) -> list[str]:
+    """What tells each row apart, in words: "SCE-MAE, position-free", "different, 5 random pairings"."""
+    present = [field for field in fields if field in rows]
+    return [", ".join(filter(None, map(_words, present, values))) for values in rows[present].itertuples(index=False)]
+
+
+def _words(field: str, value: Any) -> str:
+    name = field.replace("_", " ")
+    if pd.isna(value):
+        return ""
+    if isinstance(value, bool | np.bool_):
+        return name.replace(" ", "-") if value else ""
+    return str(value) if isinstance(value, str) else count_of(value, name)
+
+
+def number(value: Any, digits: int = 0) -> str:
+    """With `digits` decimals and thousands set apart; a dash where there is none."""
+    if pd.isna(value) or not np.isfinite(value):
+        return MISSING
+    return f"{value:,.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def count_of(value: float, things: str) -> str:
+    """ "1,203 queries", "1 query": `things` in the plural."""
+    if value == 1:
+        things = f"{things[:-3]}y" if things.endswith("ies") else things.removesuffix("s")
+    return f"{number(value)} {things}"
+
+
+def measured(results: Mapping[str, Any]) -> pd.DataFrame:
+    """The measurements of results.json."""
+    return as_table(results.get("measurements", ()))
+
+
+def tables_by_stage(results: Mapping[str, Any]) -> list[Table]:
+    """A table for each stage and unit: a row for each method and its variants, a column for each metric."""
+    own = ("stage", "system", "dataset", "seed", "split", "metric", "unit", "value", "deviation", "n")
+    tables, everything = [], measured(results)
+    for (stage, unit), rows in everything.groupby(["stage", "unit"], sort=False) if len(everything) else ():
+        used = rows.dropna(axis="columns", how="all").columns
+        about = ", ".join(filter(None, [str(unit), *(f"split {split}" for split in rows["split"].unique() if split)]))
+        index = tuple(name for name in used if name not in own)
+        tables.append(Table(title=str(stage), about=about, rows=rows, index=index, columns=("metric",)))
+    return tables
+
+
+def print_results(results: Mapping[str, Any], tables: Iterable[Table]) -> None:
+    """Prints the tables, and below them where stages left their files."""
     console = Console()
-    for stage in ("pretrain", "refine"):
-        if left_out := results.get(stage, {}).get("images_left_out"):
+    facts = {stage: found for stage, found in results.items() if isinstance(found, Mapping)}
+    for stage, found in facts.items():
+        if left_out := found.get("images_left_out"):
             console.print(f"{stage}: {LEFT_OUT}: {counts_by_split(left_out)}")
-    for form in matching_forms(results.get("match", {})):
-        title = f"Matching of {form['landmarks']} landmarks: error in {form['unit']}, {pairs_of(form)}"
-        table = Table("features", title=title)
-        cases = ("same", "different", "different, far")
-        for case in cases:
-            table.add_column(case, justify="right")
-        for name, errors in form["features"].items():
-            table.add_row(name, *(_number(errors[case]["error"]) for case in cases))
-        console.print(table)
-    for count, detect in results.get("detect", {}).items():
-        if count == "skipped" or not detect["methods"]:
-            continue
-        title = f"Detection of {count} landmarks: error in {detect['unit']}, {detect['images']} images"
-        table = Table("method", title=title)
-        table.add_column("error", justify="right")
-        for name, errors in detect["methods"].items():
-            table.add_row(name, f"{errors['error']:.2f} ± {errors['deviation']:.2f}")
-        console.print(table)
-    few = results.get("few_shot", {})
-    for form, measured in few_shot_forms(few):
-        title = f"{form} landmarks from few annotations: error in {measured['unit']}, {few['images']} images"
-        table = Table("annotated images", title=title)
-        counts = list(dict.fromkeys(count for row in measured["methods"].values() for count in row))
-        for count in counts:
-            table.add_column(count, justify="right")
-        for name, row in measured["methods"].items():
-            table.add_row(name, *(_number(row[count]["error"] if count in row else None) for count in counts))
-        console.print(table)
-    if "features" in (represent := results.get("represent", {})):
-        title = f"Silhouettes of {represent['count']} features of {represent['landmarks']} landmarks"
-        table = Table("features", title=title)
-        for column in ("feature space", f"t-SNE, {represent['repeats']} runs"):
-            table.add_column(column, justify="right")
-        for name, found in represent["features"].items():
-            spread = "" if found["deviation"] is None else f" ± {found['deviation']:.3f}"
-            table.add_row(name, f"{found['silhouette']:.3f}", f"{found['embedded']:.3f}{spread}")
-        console.print(table)
-    for stage in ("report", "export"):
-        if "path" in results.get(stage, {}):
-            console.print(f"{stage}: {results[stage]['path']}")
+    for table in tables:
+        screen, endless = _screen(table, table.grid().cells()), console.options.update(width=10_000)
+        if console.measure(screen, options=endless).maximum > console.width:  # deviations do not fit
+            screen = _screen(table, table.grid().text)
+        console.print(screen)
+    for stage, found in facts.items():
+        if "path" in found:
+            console.print(f"{stage}: {found['path']}")
 
 
-def matching_forms(match: dict[str, Any]) -> list[dict[str, Any]]:
-    """The 5-point form, and that of all landmarks where there are more."""
-    if "features" not in match:
-        return []
-    return [match, *([match | match["all_landmarks"]] if "all_landmarks" in match else [])]
+def _screen(table: Table, cells: pd.DataFrame) -> Screen:
+    screen = Screen(title=f"{table.title}: {table.about}")
+    screen.add_column(table.index[0])
+    for column in cells:
+        screen.add_column(str(column), justify="right")
+    for name, row in cells.iterrows():
+        screen.add_row(str(name), *row)
+    return screen
+
+
+def markdown(header: Iterable[Any], rows: Iterable[Iterable[Any]]) -> list[str]:
+    """The lines of a table in GitHub's Markdown."""
+    header = list(header)
+    return [f"| {' | '.join(map(str, cells))} |" for cells in (header, ["---"] * len(header), *rows)]
 
 
 LEFT_OUT = "unannotated images left out"
-"""Of stages 1 and 2, since their people are in a split that errors are measured on."""
+"""Of training, since their people are in a split that errors are measured on."""
 
 
-def counts_by_split(left_out: dict[str, int]) -> str:
+def counts_by_split(left_out: Mapping[str, int]) -> str:
     """How many images were left out, by the split that their people are in."""
     return " and ".join(f"{count:,} of people in {split}" for split, count in left_out.items())
-
-
-def pairs_of(match: dict[str, Any]) -> str:
-    """How many pairs a form was measured on, and how many of its queries are at the window's edge in their place."""
-    pairs = f"{match['pairs']:,} pair" + ("" if match["pairs"] == 1 else "s")
-    if "clamped_queries" not in match:  # measured before such landmarks counted
-        return pairs
-    count = match["clamped_queries"]
-    return f"{pairs} ({count:,} {'query' if count == 1 else 'queries'} clamped to the window)"
-
-
-def few_shot_forms(few_shot: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """What was measured of each number of landmarks, fewest first."""
-    forms = [(name, form) for name, form in few_shot.items() if isinstance(form, dict)]
-    return sorted(forms, key=lambda item: int(item[0]))
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"

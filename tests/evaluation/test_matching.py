@@ -11,6 +11,7 @@ from PIL import Image
 
 from scemae_jax.data.record import Faces
 from scemae_jax.evaluation import matching
+from scemae_jax.evaluation.matching import Kind
 from scemae_jax.faces.landmarks import five_points
 from scemae_jax.ops import correspondence
 from scemae_jax.ops.tps import ThinPlateWarp
@@ -64,6 +65,11 @@ def test_error_is_in_pixels_of_a_70x70_image():
     np.testing.assert_allclose(errors, [3.6458333, 70, 0], rtol=1e-6)
 
 
+def by_case(rows):
+    """Value, deviation and n of measurements of one kind of features."""
+    return {row.variant["case"]: (row.value, row.deviation, row.n) for row in rows}
+
+
 def errors_of(**fields) -> matching.Errors:
     return matching.Errors(**fields, clamped=np.zeros_like(fields["far"]))
 
@@ -74,14 +80,14 @@ def test_errors_are_averaged_over_landmarks_and_pairs_by_hand():
         different=np.array([[2.0, 4], [10, 2]]),
         far=np.array([[False, True], [True, True]]),
     )
-    assert errors.summary() == {
-        "same": {"error": 4.0, "deviation": 2.0, "count": 4},  # 16 / 4; the pairs' means are 2 and 6
-        "different": {"error": 4.5, "deviation": 1.5, "count": 4},  # 18 / 4; 3 and 6
-        "different, far": {"error": 16 / 3, "deviation": 1.0, "count": 3},  # 4, 10 and 2; 4 and 6
+    assert by_case(errors.measurements()) == {
+        "same": (4.0, 2.0, 4),  # 16 / 4; the pairs' means are 2 and 6
+        "different": (4.5, 1.5, 4),  # 18 / 4; 3 and 6
+        "different, far": (16 / 3, 1.0, 3),  # 4, 10 and 2; 4 and 6
     }
     near = errors_of(same=errors.same, different=errors.different, far=np.array([[False, False], [False, True]]))
-    assert near.summary()["different, far"] == {"error": 2.0, "deviation": 0.0, "count": 1}
-    assert near[:1].summary()["different, far"] == {"error": None, "deviation": None, "count": 0}
+    assert by_case(near.measurements())["different, far"] == (2.0, 0.0, 1)
+    assert by_case(near[:1].measurements())["different, far"] == (None, None, 0)
 
 
 def test_pairs_are_consecutive():
@@ -120,27 +126,27 @@ def test_features_that_know_the_place_match_and_own_location_errs_as_the_warps_s
     # Nine pairs: more than go at once, and images that come back in another pair and role.
     pairs = np.array([[0, 1], [2, 3], [4, 5], [1, 0], [3, 2], [5, 4], [0, 2], [0, 3], [5, 1]])
     found = matching.match(coded, {"code": colour_code, "own": None}, pairs=pairs, seed=3)
-    summary = found["code"].summary()
-    assert summary["same"]["error"] < 1  # rounding to pixels, three times
-    assert summary["different"]["error"] < 1
+    summary = by_case(found[Kind("code")].measurements())
+    assert summary["same"][0] < 1  # rounding to pixels, three times
+    assert summary["different"][0] < 1
 
     once, twice = zip(*(views_by_hand(coded, i, seed=3) for i in range(6)), strict=True)
     same = [UNITS * np.linalg.norm(twice[a] - once[a], axis=-1) for a, _ in pairs]
     different = np.array([UNITS * np.linalg.norm(twice[a] - once[b], axis=-1) for a, b in pairs])
-    np.testing.assert_allclose(found["own"].same, same, atol=1e-4)
-    np.testing.assert_allclose(found["own"].different, different, atol=1e-4)
+    np.testing.assert_allclose(found[Kind("own")].same, same, atol=1e-4)
+    np.testing.assert_allclose(found[Kind("own")].different, different, atol=1e-4)
     for errors in found.values():
         np.testing.assert_array_equal(errors.far, different > 8)
     assert 0 < (different > 8).sum() < different.size
-    own = found["own"].summary()
-    assert own["different, far"]["error"] == pytest.approx(different[different > 8].mean(), abs=1e-4)
-    assert own["different, far"]["count"] == (different > 8).sum()
-    assert own["different"]["deviation"] == pytest.approx(different.mean(axis=1).std(), abs=1e-4)
+    own = by_case(found[Kind("own")].measurements())
+    assert own["different, far"][0] == pytest.approx(different[different > 8].mean(), abs=1e-4)
+    assert own["different, far"][2] == (different > 8).sum()
+    assert own["different"][1] == pytest.approx(different.mean(axis=1).std(), abs=1e-4)
 
 
 def test_a_seed_gives_the_same_numbers_and_another_gives_others(coded):
     pairs = np.array([[0, 1]])
-    first, again, other = (matching.match(coded, {"own": None}, pairs=pairs, seed=s)["own"] for s in (5, 5, 6))
+    first, again, other = (matching.match(coded, {"own": None}, pairs=pairs, seed=s)[Kind("own")] for s in (5, 5, 6))
     np.testing.assert_array_equal(first.different, again.different)
     assert not np.array_equal(first.different, other.different)
 
@@ -160,9 +166,9 @@ def test_a_query_outside_the_window_is_clamped_and_its_truth_left_where_it_is(mo
         np.testing.assert_array_equal(errors.clamped, [[True, False]])
         np.testing.assert_array_equal(errors.far, [[True, False]])  # 12 pixels are 8.75 units
         np.testing.assert_allclose(errors.same, [[UNITS * 16, 0]], rtol=1e-6)
-        assert [case["count"] for case in errors.summary().values()] == [2, 2, 1]
-    np.testing.assert_allclose(found["own"].different, [[UNITS * 12, UNITS * 5]], rtol=1e-6)
-    assert found["colours"].different[0, 0] == pytest.approx(UNITS * np.hypot(42, 10))  # (30, 50) from (-12, 40)
+        assert [row.n for row in errors.measurements()] == [2, 2, 1]
+    np.testing.assert_allclose(found[Kind("own")].different, [[UNITS * 12, UNITS * 5]], rtol=1e-6)
+    assert found[Kind("colours")].different[0, 0] == pytest.approx(UNITS * np.hypot(42, 10))  # (30, 50) from (-12, 40)
 
 
 def test_unknown_landmarks_and_no_pairs_are_errors(coded):
@@ -191,13 +197,13 @@ def test_what_is_position_free_is_measured_as_features_of_their_own(coded):
     mean = np.random.default_rng(2).normal(0, 0.1, (12, 12, 3)).astype(np.float32)
     pairs = np.array([[0, 1], [2, 3], [4, 5]])
     found = matching.match(coded, {"blurred": blurred_colours}, pairs=pairs, seed=0, position_means={"blurred": mean})
-    assert list(found) == ["blurred", "blurred, position-free"]
+    assert list(found) == [Kind("blurred"), Kind("blurred", position_free=True)]
     features = {"plain": blurred_colours, "freed": lambda views: blurred_colours(views) - mean}
     alone = matching.match(coded, features, pairs=pairs, seed=0)
-    for name, own in (("blurred", "plain"), ("blurred, position-free", "freed")):
-        np.testing.assert_allclose(found[name].same, alone[own].same, atol=1e-6)
-        np.testing.assert_allclose(found[name].different, alone[own].different, atol=1e-6)
-    assert np.mean(np.abs(alone["plain"].different - alone["freed"].different)) > 0.1
+    for kind, own in ((Kind("blurred"), Kind("plain")), (Kind("blurred", position_free=True), Kind("freed"))):
+        np.testing.assert_allclose(found[kind].same, alone[own].same, atol=1e-6)
+        np.testing.assert_allclose(found[kind].different, alone[own].different, atol=1e-6)
+    assert np.mean(np.abs(alone[Kind("plain")].different - alone[Kind("freed")].different)) > 0.1
 
 
 def test_pairings_of_the_same_images_share_their_maps_and_are_each_measured_as_if_alone(coded):
@@ -215,7 +221,7 @@ def test_pairings_of_the_same_images_share_their_maps_and_are_each_measured_as_i
     assert seen == [24]  # the two views of six images, filled up to one batch; alone a pairing takes as much
     for number, pairs in enumerate(pairings):
         alone = matching.match(coded, features, pairs=pairs, seed=7, position_means=means)
-        assert list(alone) == list(together) == ["own", "blurred", "blurred, position-free"]
+        assert list(alone) == list(together) == [Kind("own"), Kind("blurred"), Kind("blurred", position_free=True)]
         for name, errors in together.items():
             part = errors[3 * number : 3 * number + 3]
             np.testing.assert_allclose(part.same, alone[name].same, atol=1e-6)
@@ -241,10 +247,14 @@ def test_pairings_are_summed_up_by_hand():
         different=np.array([[1.0, 1], [1, 1], [3, 3], [3, 3], [2, 2], [2, 2]]),
         far=np.array([[False, False], [False, False], [True, False], [False, False], [False, False], [False, False]]),
     )
-    found = matching.over_pairings(errors, 3)
-    assert found["same"] == {"error": pytest.approx(5), "deviation": pytest.approx(3)}  # of 2, 5 and 8: (9 + 0 + 9) / 2
-    assert found["different"] == {"error": pytest.approx(2), "deviation": pytest.approx(1)}
-    assert found["different, far"] == {"error": 3.0, "deviation": None}  # one pairing has any
+    rows = matching.over_pairings(errors, 3, stride=4)
+    assert [row.variant for row in rows] == [
+        {"case": case, "stride": 4, "random_pairings": 3} for case in ("same", "different", "different, far")
+    ]
+    found = by_case(rows)
+    assert found["same"] == (pytest.approx(5), pytest.approx(3), 3)  # of 2, 5 and 8: (9 + 0 + 9) / 2
+    assert found["different"] == (pytest.approx(2), pytest.approx(1), 3)
+    assert found["different, far"] == (3.0, None, 1)  # one pairing has any
 
 
 def test_raw_patches_are_the_surroundings_without_their_mean_colour():
@@ -267,9 +277,11 @@ def test_baselines_on_real_faces_are_those_of_the_data_s_readme(ytf68: Path):
     images = np.stack([np.asarray(Image.open(folder / name).convert("RGB")) for name in names])
     faces, pairs = faces_of(images, landmarks), matching.consecutive_pairs(120)
 
-    own = matching.match(faces, {"own": None}, pairs=pairs, seed=0)["own"].summary()
-    assert own["same"]["error"] == pytest.approx(3.85, rel=0.1)
-    assert own["different"]["error"] == pytest.approx(11.05, rel=0.1)
-    patches = matching.match(faces, {"raw": matching.raw_patches}, pairs=pairs[:8], seed=0)["raw"].summary()
-    assert patches["same"]["error"] < 1  # 0.41 over 300 pairs
-    assert 18 < patches["different"]["error"] < 30  # 24.06
+    own = by_case(matching.match(faces, {"own": None}, pairs=pairs, seed=0)[Kind("own")].measurements())
+    assert own["same"][0] == pytest.approx(3.85, rel=0.1)
+    assert own["different"][0] == pytest.approx(11.05, rel=0.1)
+    patches = by_case(
+        matching.match(faces, {"raw": matching.raw_patches}, pairs=pairs[:4], seed=0)[Kind("raw")].measurements()
+    )
+    assert patches["same"][0] < 1  # 0.41 over 300 pairs
+    assert 18 < patches["different"][0] < 30  # 24.06

@@ -119,24 +119,28 @@ def test_repeats_start_elsewhere_and_are_averaged_with_their_sample_deviation():
     mean = sum(by_hand) / 3
     deviation = (sum((s - mean) ** 2 for s in by_hand) / 2) ** 0.5
     assert deviation > 1e-4
-    assert found.summary() == pytest.approx(
-        {"silhouette": silhouette_by_hand(features, labels, "cosine"), "embedded": mean, "deviation": deviation},
-        abs=1e-5,
+    plain, plane = found.measurements(method="planted")
+    assert (plain.method, plain.variant, plane.variant) == ("planted", {"space": "feature space"}, {"space": "t-SNE"})
+    assert plain.value == pytest.approx(silhouette_by_hand(features, labels, "cosine"), abs=1e-5)
+    assert (plane.value, plane.deviation, plane.n) == (
+        pytest.approx(mean, abs=1e-5),
+        pytest.approx(deviation, abs=1e-5),
+        3,
     )
-    once = representation.represent(Labelled(features, labels), perplexity=5.0, repeats=1, seed=7).summary()
-    assert once["deviation"] is None
+    once = representation.represent(Labelled(features, labels), perplexity=5.0, repeats=1, seed=7).measurements()
+    assert once[1].deviation is None
     with pytest.raises(ValueError, match="repeats is 0"):
         representation.represent(Labelled(features, labels), perplexity=5.0, repeats=0, seed=7)
 
 
 def test_features_that_know_the_landmark_are_told_from_those_that_do_not():
     labels = np.arange(60) % 5
-    known = representation.represent(Labelled(planted(labels, 0.1), labels), **SMALL, seed=0).summary()
-    mixed = representation.represent(Labelled(planted(0 * labels, 1.0), labels), **SMALL, seed=0).summary()
-    assert known["silhouette"] > 0.8
-    assert known["embedded"] > 0.5
-    assert mixed["silhouette"] < 0.05
-    assert mixed["embedded"] < 0.05
+    known = representation.represent(Labelled(planted(labels, 0.1), labels), **SMALL, seed=0).measurements()
+    mixed = representation.represent(Labelled(planted(0 * labels, 1.0), labels), **SMALL, seed=0).measurements()
+    assert known[0].value > 0.8
+    assert known[1].value > 0.5
+    assert mixed[0].value < 0.05
+    assert mixed[1].value < 0.05
 
 
 def test_embedded_points_come_back_from_their_file(tmp_path):

@@ -14,20 +14,22 @@ from clu import parameter_overview
 
 from scemae_jax import config as configuration
 from scemae_jax.data import sources
+from scemae_jax.data.augment import random_views
 from scemae_jax.evaluation import detection, matching, representation
 from scemae_jax.evaluation.attention import attentive_near_landmarks
-from scemae_jax.evaluation.few_annotations import summarise as summarise_draws
-from scemae_jax.experiment import SOME_IMAGES, Stage, System, was_skipped
+from scemae_jax.evaluation.measurement import Measurement, as_table, measurements, over
+from scemae_jax.experiment import Stage, System
 from scemae_jax.faces.landmarks import five_points, in_form, scheme_of
 from scemae_jax.model_file import export_stablehlo, load, save_model
-from scemae_jax.report.build import build_report
+from scemae_jax.report.html import write_report
 from scemae_jax.report.table import LEFT_OUT, counts_by_split
-from scemae_jax.systems.sce_mae import few_annotations, landmark_heads, pretrain, refine, settings
-from scemae_jax.systems.sce_mae.networks import SceMae
+from scemae_jax.systems.sce_mae import few_annotations, landmark_heads, pictures, pretrain, refine, settings
+from scemae_jax.systems.sce_mae.networks import SceMae, in_frame
+from scemae_jax.systems.sce_mae.tables import CLAMPED, OURS, tables
 from scemae_jax.training import processes
-from scemae_jax.training.metrics import read_metrics
+from scemae_jax.training.run_data import SOME_IMAGES
 
-FEW_SHOT_ROWS = "few_shot.jsonl"
+FEW_SHOT_ROWS = "few_shot_draws.jsonl"
 HOW_TO_ANNOTATE = "; of the people in a folder's landmarks.csv, a fifth become the test split"
 
 
@@ -46,17 +48,18 @@ def run_refine(experiment: SceMae) -> dict[str, Any]:
     encoder = experiment.mae().params["encoder"]
     projector = refine.initial_projector(experiment.architecture, config.seed + 1)
     results = experiment.train(refine.task(config, experiment.architecture, encoder, projector, source, steps))
-    return results | _split_diagnostic(experiment) if processes.is_first() else results
+    return results | {"measurements": _split_diagnostic(experiment)} if processes.is_first() else results
 
 
-def _split_diagnostic(experiment: SceMae) -> dict[str, Any]:
+def _split_diagnostic(experiment: SceMae) -> list[Measurement]:
     """Where the attentive patches are, on annotated validation (or else training) faces, if there are any."""
     for split in ("validation", *experiment.config.data.train_splits):
         if split in experiment.dataset.info.splits:
             faces = sources.read_faces(experiment.dataset, [split], SOME_IMAGES).annotated()
             if len(faces):
-                return attentive_near_landmarks(experiment.mae(), faces) | {"split_diagnostic_on": split}
-    return {}
+                faces = in_frame(faces, experiment.architecture.backbone.frame)
+                return attentive_near_landmarks(experiment.mae(), faces, split=split)
+    return []
 
 
 def run_match(experiment: SceMae) -> dict[str, Any]:
@@ -71,19 +74,20 @@ def run_match(experiment: SceMae) -> dict[str, Any]:
     if not len(pairs):
         return {"skipped": f"{len(faces)} annotated faces in split {split}, and two make a pair{HOW_TO_ANNOTATE}"}
     available = faces.landmarks.shape[1]
-    if available == 68:  # one pass for both forms: the five points are columns of their own
+    forms = scheme_of(available).forms
+    if len(forms) > 1:  # one pass for both forms: the five points are columns of their own
         both = np.concatenate([five_points(faces.landmarks), faces.landmarks], axis=1)
         faces = dataclasses.replace(faces, landmarks=both)
     networks = experiment.measured_networks(settings.baselines)
     if settings.clustered:
         networks["MAE, clustered"] = (experiment.mae(), "clustered")
     own: dict[str, matching.FeatureFn | None] = {"own location": None}
-    frame = experiment.architecture.frame
+    frame = experiment.architecture.backbone.frame
     raw_patches = functools.partial(matching.raw_patches, frame=frame)
     baselines = own | ({"raw patches": raw_patches} if settings.baselines else {})
     trained, means, some = own.copy(), {}, experiment.some_unlabelled_faces().images
     for name, (network, which) in networks.items():
-        dense = functools.partial(network.features, stride=settings.stride, which=which)
+        dense = functools.partial(network.device_features, stride=settings.stride, which=which)
         if name == "untrained":
             baselines[name] = dense
         else:
@@ -94,30 +98,26 @@ def run_match(experiment: SceMae) -> dict[str, Any]:
     found = matching.match(
         faces, trained, pairs=pairings.reshape(-1, 2), seed=settings.warp_seed, position_means=means, frame=frame
     )
-    fixed |= {name: errors[: len(pairs)] for name, errors in found.items()}
+    fixed |= {kind: errors[: len(pairs)] for kind, errors in found.items()}
 
-    def form(count: int, part: slice) -> dict[str, Any]:
-        measured = {
-            "landmarks": count,
-            "clamped_queries": int(fixed["own location"].clamped[:, part].sum()),
-            "features": {name: e[:, part].summary() for name, e in fixed.items()},
-        }
-        if not len(again):
-            return measured
-        features = {name: matching.over_pairings(e[len(pairs) :, part], len(again)) for name, e in found.items()}
-        return measured | {"random_pairings": {"pairings": len(again), "features": features}}
+    def rows(landmarks: int, part: slice) -> list[Measurement]:
+        about = {"split": split, "landmarks": landmarks, "stride": settings.stride}
+        clamped = int(fixed[matching.Kind("own location")].clamped[:, part].sum())
+        rows = [Measurement.of(metric=CLAMPED, unit="queries", value=clamped, **about)]
+        for kind, errors in fixed.items():
+            rows += errors[:, part].measurements(**kind.fields(), **about)
+        for kind, errors in found.items() if len(again) else ():
+            rows += matching.over_pairings(errors[len(pairs) :, part], len(again), **kind.fields(), **about)
+        return rows
 
-    columns = {5: slice(0, 5), 68: slice(5, None)} if available == 68 else {available: slice(None)}
-    first, *others = (form(count, part) for count, part in columns.items())
+    columns = {count: slice(-count, None) if count == available else slice(0, count) for count in forms}
     return {
         "split": split,
         "pairs": len(pairs),
-        "pairs_of_one_person": int((faces.subjects[pairs[:, 0]] == faces.subjects[pairs[:, 1]]).sum()),
+        "pairs_of_one_person": int((faces.people[pairs[:, 0]] == faces.people[pairs[:, 1]]).sum()),
         "warp_seed": settings.warp_seed,
         "stride": settings.stride,
-        "unit": matching.UNIT,
-        **first,
-        **({"all_landmarks": others[0]} if others else {}),
+        "measurements": [row for landmarks, part in columns.items() for row in rows(landmarks, part)],
     }
 
 
@@ -127,7 +127,7 @@ def run_detect(experiment: SceMae) -> dict[str, Any]:
     train, test = experiment.faces(*config.data.train_splits), experiment.faces(config.data.test_split)
     if not len(train):
         return {"skipped": f"no annotated face to learn from{HOW_TO_ANNOTATE}"}
-    model, results = experiment.model(), {}
+    model, rows, split = experiment.model(), [], config.data.test_split
     settings = config.detect.copy_and_resolve_references()
     if not model.refined:
         if (settings.which, settings.linear.which) != ("backbone", "backbone"):
@@ -136,10 +136,10 @@ def run_detect(experiment: SceMae) -> dict[str, Any]:
     if settings.mirror and scheme_of(train.landmarks.shape[1]).mirror is None:
         logging.warning("which of %d landmarks mirror which is not known: no mirrored images", train.landmarks.shape[1])
         settings.mirror = False
-    is_linear = len(train) < settings.linear.below
+    kind = landmark_heads.choose_kind(len(train), settings)
     for count in scheme_of(train.landmarks.shape[1]).choose_forms(settings.landmarks):
         landmarks = in_form(train.landmarks, count)
-        if is_linear:
+        if kind == "linear":
             unlabelled = experiment.some_unlabelled_faces().images
             head = landmark_heads.fit_linear_head(
                 model, train.images, landmarks, unlabelled, settings, seed=config.seed
@@ -150,24 +150,21 @@ def run_detect(experiment: SceMae) -> dict[str, Any]:
                 name=f"detect_{count}", stop_at=experiment.stop_at,
             )  # fmt: skip
         save_model(model.with_head(head), experiment.workdir / "detectors" / f"{count}.msgpack")
-        eyes, methods = scheme_of(count).eyes, {}
         if len(test):
-            truth = in_form(test.landmarks, count)
-            mean_shape = np.broadcast_to(in_form(train.landmarks, count).mean(axis=0), truth.shape)
-            detected = model.with_head(head).detect(test.images, count)
-            methods = {
-                "mean shape": detection.summarise(mean_shape, truth, eyes),
-                "SCE-MAE" if model.refined else "MAE only": detection.summarise(detected, truth, eyes),
-            }
-        results[str(count)] = {
-            "split": config.data.test_split,
-            "images": len(test),
-            "annotated_images": len(train),
-            "head": "linear" if is_linear else "heatmaps",
-            "unit": detection.unit(eyes),
-            "methods": methods,
-        }
-    return results
+            truth, eyes = in_form(test.landmarks, count), scheme_of(count).eyes
+            mean_shape = np.broadcast_to(landmarks.mean(axis=0), truth.shape)
+            detected, name = model.with_head(head).detect(test.images, count), OURS[0 if model.refined else 1]
+            rows += [
+                detection.measure(mean_shape, truth, eyes, method="mean shape", split=split),
+                detection.measure(detected, truth, eyes, method=name, split=split),
+            ]
+    return {
+        "split": split,
+        "images": len(test),
+        "annotated_images": len(train),
+        "head": kind,
+        "measurements": rows,
+    }
 
 
 def run_few_shot(experiment: SceMae) -> dict[str, Any]:
@@ -179,13 +176,16 @@ def run_few_shot(experiment: SceMae) -> dict[str, Any]:
             "skipped": f"{len(train)} annotated faces to learn from and {len(test)} in split {config.data.test_split}: "
             f"{min(settings.counts)} and one are needed{HOW_TO_ANNOTATE}"
         }
-    frame, features = experiment.architecture.frame, {}
+    frame, features = experiment.architecture.backbone.frame, {}
     if settings.baselines:
         features["raw patches"] = functools.partial(few_annotations.patch_colours, frame=frame)
     for name, (network, which) in experiment.measured_networks(settings.baselines).items():
         chosen = settings.which if name == "SCE-MAE" else which
         features[name] = functools.partial(
-            network.features, stride=settings.stride, which=chosen, projected_weight=config.detect.projected_weight
+            network.device_features,
+            stride=settings.stride,
+            which=chosen,
+            projected_weight=config.detect.projected_weight,
         )
     forms = scheme_of(train.landmarks.shape[1]).choose_forms(settings.landmarks)
     protocol = few_annotations.Protocol(
@@ -200,18 +200,13 @@ def run_few_shot(experiment: SceMae) -> dict[str, Any]:
         frame=frame,
     )
     rows = protocol.run(experiment.workdir / FEW_SHOT_ROWS, stop_at=experiment.stop_at)
+    summary = over(as_table(rows), "draw").sort_values("annotated_images", kind="stable")
     return {
         "split": config.data.test_split,
         "images": len(test),
         "annotated_images": len(train),
         "seeds": settings.seeds,
-        **{
-            str(count): {
-                "unit": detection.unit(scheme_of(count).eyes),
-                "methods": summarise_draws(rows, count),
-            }
-            for count in forms
-        },
+        "measurements": measurements(summary.assign(split=config.data.test_split)),
     }
 
 
@@ -220,10 +215,9 @@ def run_represent(experiment: SceMae) -> dict[str, Any]:
     settings, split = experiment.config.represent, experiment.config.data.test_split
     faces = experiment.faces(split)
     faces = faces.take(np.arange(min(len(faces), settings.images or len(faces))))
-    landmarks = faces.landmarks
-    if landmarks.shape[1] == 68:
-        landmarks = in_form(faces.landmarks, settings.landmarks)
-    frame = experiment.architecture.frame
+    (count,) = scheme_of(faces.landmarks.shape[1]).choose_forms([settings.landmarks])
+    landmarks = in_form(faces.landmarks, count)
+    frame = experiment.architecture.backbone.frame
     visible = representation.visible(landmarks, frame)
     if (visible.sum(axis=0) > 1).sum() < 2 or visible.sum() <= settings.perplexity:
         return {
@@ -231,26 +225,27 @@ def run_represent(experiment: SceMae) -> dict[str, Any]:
             f"two each are needed, and more landmarks than config.represent.perplexity, {settings.perplexity:g}"
             f"{HOW_TO_ANNOTATE}"
         }
-    found, points = {}, {}
+    rows, points = [], {}
+    about = {"split": split, "landmarks": landmarks.shape[1], "stride": settings.stride}
     for name, (network, which) in experiment.measured_networks(experiment.config.match.baselines).items():
-        dense = functools.partial(network.features, stride=settings.stride, which=which)
+        dense = functools.partial(network.device_features, stride=settings.stride, which=which)
         kind = representation.represent(
             representation.landmark_features(dense, faces.images, landmarks, frame),
             perplexity=settings.perplexity, repeats=settings.repeats, seed=experiment.config.seed, name=name,
         )  # fmt: skip
-        found[name], points[name] = kind.summary(), kind.points
+        rows += kind.measurements(method=name, **about)
+        points[name] = kind.points
     path = experiment.workdir / "representation.npz"
     representation.Embedded(representation.landmark_labels(visible), points).save(path)
     return {
         "split": split,
         "images": len(faces),
-        "landmarks": landmarks.shape[1],
         "count": int(visible.sum()),
         "stride": settings.stride,
         "perplexity": settings.perplexity,
         "repeats": settings.repeats,
         "path": path.name,
-        "features": found,
+        "measurements": rows,
     }
 
 
@@ -260,19 +255,26 @@ def run_report(experiment: SceMae) -> dict[str, Any]:
     if not len(faces):
         faces = experiment.some_unlabelled_faces()
     model = experiment.final_model()
-    results = {name: r for name, r in experiment.results().items() if not was_skipped(r)}
-    measured = results.get("represent")
-    path = build_report(
-        experiment.workdir,
+    embedded = experiment.results().get("represent", {}).get("path")
+    drawn = pictures.pictures(
         faces=faces,
         mae=experiment.mae(),
         model=model,
-        detectors={count: functools.partial(model.detect, num_landmarks=count) for count in model.heads},
-        results=results,
-        metrics=read_metrics(experiment.workdir),
+        detectors={int(name): functools.partial(model.detect, head=name) for name in model.heads},
+        results=experiment.results(),
         examples=experiment.config.report.examples,
         seed=experiment.config.seed,
-        embedded=representation.Embedded.load(experiment.workdir / measured["path"]) if measured else None,
+        embedded=representation.Embedded.load(experiment.workdir / embedded) if embedded else None,
+    )
+    path = write_report(
+        experiment.workdir,
+        title=f"SCE-MAE {experiment.architecture.backbone.encoder} on {experiment.config.data.dataset}",
+        subtitle="Face landmarks learnt without annotations: a masked autoencoder, then correspondences refined by "
+        "repellence.",
+        results=experiment.results(),
+        tables=tables(experiment.results()),
+        pictures=drawn,
+        stage_titles=STAGE_TITLES | {f"detect_{count}": f"Detector, {count} landmarks" for count in model.heads},
     )
     return {"path": str(path.relative_to(experiment.workdir))}
 
@@ -303,7 +305,7 @@ def run_export(experiment: SceMae) -> dict[str, Any]:
 def describe(experiment: SceMae) -> None:
     """Prints the networks' parameters, a batch and the steps of stages 1 and 2."""
     config, architecture, num_images = experiment.config, experiment.architecture, experiment.num_images
-    window = architecture.frame.window
+    window = architecture.backbone.frame.window
     params = pretrain.initial_params(architecture, config.seed)
     params |= {"projector": refine.initial_projector(architecture, config.seed)}
     print(parameter_overview.get_parameter_overview(params, include_stats=False))
@@ -315,8 +317,8 @@ def describe(experiment: SceMae) -> None:
             continue
         stage = config[name]
         batch = jnp.stack([experiment.unlabelled_images[0][0][0]["image"]] * stage.batch_size)
-        views, _ = jax.eval_shape(
-            lambda b, a=stage.augment: pretrain.random_views(jax.random.key(0), b, a, window), batch
+        views = jax.eval_shape(
+            lambda b, a=stage.augment: random_views(jax.random.key(0), {"image": b}, a, window)[0]["image"], batch
         )
         steps = configuration.num_steps(stage, num_images)
         print(
@@ -325,6 +327,7 @@ def describe(experiment: SceMae) -> None:
         )
 
 
+STAGE_TITLES = {"pretrain": "Stage 1, masked autoencoder", "refine": "Stage 2, projector"}
 TRAINED = ("pretrain", "refine")
 MEASURED = ("match", "detect", "few_shot", "represent")
 SYSTEM = System(
@@ -332,6 +335,7 @@ SYSTEM = System(
     experiment=SceMae,
     check=settings.check,
     describe=describe,
+    tables=tables,
     stages=(
         Stage(name="pretrain", run=run_pretrain, trains=True, distributed=True, progress=("checkpoints/pretrain",)),
         Stage(

@@ -12,7 +12,8 @@ from scipy import stats
 from scemae_jax import fit_detector
 from scemae_jax.data.record import Faces
 from scemae_jax.evaluation import detection
-from scemae_jax.evaluation.few_annotations import features_and_head, summarise
+from scemae_jax.evaluation.few_annotations import HEADS
+from scemae_jax.evaluation.measurement import as_table, select
 from scemae_jax.faces.frame import FRAME
 from scemae_jax.model import Model, as_square_images
 from scemae_jax.models.convnet import ConvNet
@@ -99,22 +100,25 @@ def test_training_finds_the_blob(network, left):
     inputs = few_annotations.standardised(faces.images) if isinstance(network, ConvNet) else brightness(faces.images)
     targets = FRAME.normalise(faces.landmarks)
     scratch = config.few_shot.scratch
-    params = few_annotations.train(
-        network, inputs, targets, optimizer.adamw(scratch, 120), steps=120, batch_size=16, seed=0
-    )
+    scratch.steps, scratch.batch_size = 120, 16
+    by = few_annotations._optimizer(optimizer.adamw, scratch, 64)
+    params = few_annotations.train(network, inputs, targets, by, seed=0)
     found = few_annotations.predict(network, params, inputs)
     moved = np.abs(targets - targets.mean(axis=0)).mean()
     assert np.abs(found - targets).mean() < left * moved
 
 
-def test_linear_head_of_a_few_images(brightness_model):
+def test_linear_head_of_a_few_images(brightness_model, capsys):
     """Six images and unlabelled others: a blob's place is a linear function of where it is bright, nearly."""
     train, test = blob_faces(6), blob_faces(20, seed=1)
     fitted = fit_detector(
         brightness_model, train.images, train.landmarks, unlabelled=blob_faces(100, seed=2).images,
         linear={"strength": 1e-4, "which": "backbone"},
     )  # fmt: skip
-    assert fitted.heads[5].heatmaps == 0
+    assert fitted.heads["5"].kind == "linear"
+    assert capsys.readouterr().out == (
+        "landmark head: linear, since 6 annotated images are fewer than linear.below=200\n"
+    )
     error = np.linalg.norm(fitted.detect(test.images) - test.landmarks, axis=-1).mean()
     mean_shape = np.linalg.norm(train.landmarks.mean(axis=0) - test.landmarks, axis=-1).mean()
     assert error < 0.4 * mean_shape
@@ -127,7 +131,7 @@ def test_linear_head_of_a_few_images(brightness_model):
 @pytest.fixture
 def brightness_model(small_architecture):
     class Brightness(Model):
-        def features(self, images, stride=8, which="projected", projected_weight=1.0):
+        def device_features(self, images, stride=8, which="projected", projected_weight=1.0):
             return brightness(as_square_images(images))
 
     return Brightness(architecture=small_architecture, params={})
@@ -160,26 +164,20 @@ def test_heads_see_features_of_unit_length(tmp_path):
     config = settings(counts=(4,), seeds=1)
     kinds = {"plain": brightness, "longer": lambda images: 100 * brightness(images)}
     rows = protocol(config, features=kinds, baseline=False).run(tmp_path / "rows.jsonl")
-    errors = {row["method"]: row["error"] for row in rows}
-    for head in ("prior work's head", "plain"):
-        assert errors[f"longer, {head}"] == pytest.approx(errors[f"plain, {head}"], rel=1e-3)
-    assert errors["longer, linear"] == pytest.approx(errors["plain, linear"], rel=1e-2)
+    errors = {(row.method, row.variant.get("head")): row.value for row in rows}
+    for head, apart in (("prior work's head", 1e-3), ("plain", 1e-3), ("linear", 1e-2)):
+        assert errors["longer", head] == pytest.approx(errors["plain", head], rel=apart)
 
 
-def test_rows_of_all_methods_and_how_they_are_summarised(tmp_path):
-    rows = protocol(settings()).run(tmp_path / "rows.jsonl")
+def test_a_row_for_each_draw_and_method(tmp_path):
+    rows = as_table(protocol(settings()).run(tmp_path / "rows.jsonl"))
     heads = ("prior work's head", "plain", "linear")
-    methods = {"mean shape", *(f"brightness, {head}" for head in heads), "network from scratch"}
-    assert {(row["count"], row["seed"], row["method"]) for row in rows} == {
-        (count, seed, method) for count in (2, 4) for seed in (0, 1) for method in methods
+    methods = {("mean shape", ""), *(("brightness", head) for head in heads), ("network from scratch", "")}
+    found = zip(rows["annotated_images"], rows["draw"], rows["method"], rows["head"].fillna(""), strict=True)
+    assert {(count, draw, (method, head)) for count, draw, method, head in found} == {
+        (count, draw, method) for count in (2, 4) for draw in (0, 1) for method in methods
     }
-    assert all(np.isfinite(row["error"]) for row in rows)
-    found = summarise(rows, 5)
-    errors = [row["error"] for row in rows if row["method"] == "brightness, plain" and row["count"] == 4]
-    assert found["brightness, plain"]["4"] == {
-        "error": pytest.approx(sum(errors) / 2), "deviation": pytest.approx(abs(errors[0] - errors[1]) / 2**0.5),
-        "count": 2,
-    }  # fmt: skip
+    assert np.isfinite(rows["value"]).all()
 
 
 def test_mean_shape_is_that_of_the_drawn_images_and_smaller_draws_are_part_of_larger_ones(tmp_path):
@@ -187,21 +185,21 @@ def test_mean_shape_is_that_of_the_drawn_images_and_smaller_draws_are_part_of_la
     rows = protocol(config, features={}, baseline=False).run(tmp_path / "rows.jsonl")
     order = np.random.default_rng(1).permutation(6)
     for row in rows:
-        if row["seed"] == 1:
-            shape = train.landmarks[order[: row["count"]]].mean(axis=0)
+        if row.variant["draw"] == 1:
+            shape = train.landmarks[order[: row.variant["annotated_images"]]].mean(axis=0)
             expected = detection.inter_ocular_error(
                 np.broadcast_to(shape, test.landmarks.shape), test.landmarks, (0, 1)
             )
-            assert row["error"] == pytest.approx(float(expected.mean()), rel=1e-4)
+            assert row.value == pytest.approx(float(expected.mean()), rel=1e-4)
 
 
 def test_an_interrupted_run_goes_on_from_its_rows(tmp_path):
     path, work = tmp_path / "rows.jsonl", protocol(settings(), features={}, baseline=False)
     whole = work.run(tmp_path / "whole.jsonl")
-    first = [row for row in whole if (row["count"], row["seed"]) == (2, 0)]
-    path.write_text("".join(json.dumps(row | {"error": -1.0}) + "\n" for row in first))
+    drawn = {"annotated_images": 2, "draw": 0}
+    path.write_text(json.dumps(whole[0].row() | {"value": -1.0}) + "\n")
     rows = work.run(path)
-    assert [row["error"] for row in rows if (row["count"], row["seed"]) == (2, 0)] == [-1.0]  # not done again
+    assert list(select(as_table(rows), **drawn)["value"]) == [-1.0]  # not done again
     assert rows[1:] == whole[1:]
     with pytest.raises(OutOfTime, match="stopped after 0 of 4 draws"):
         work.run(tmp_path / "late.jsonl", stop_at=time.monotonic() - 1)
@@ -210,13 +208,8 @@ def test_an_interrupted_run_goes_on_from_its_rows(tmp_path):
 @pytest.mark.parametrize("head", ["prior_work", "plain", "linear"])
 def test_only_the_heads_asked_for_are_trained(tmp_path, head):
     rows = protocol(settings(counts=(4,), seeds=1, heads=(head,)), baseline=False).run(tmp_path / "rows.jsonl")
-    (method,) = {row["method"] for row in rows} - {"mean shape"}
-    assert features_and_head(method) == ("brightness", head)
-    assert few_annotations.method_name("brightness", head) == method
-
-
-def test_methods_without_a_head_on_features_have_none():
-    assert features_and_head("network from scratch") == ("network from scratch", "")
+    methods = {(row.method, row.variant.get("head")) for row in rows} - {("mean shape", None)}
+    assert methods == {("brightness", HEADS[head])}
 
 
 def test_weight_decay_weighs_at_any_number_of_landmarks_as_at_five():
@@ -230,7 +223,7 @@ def test_weight_decay_weighs_at_any_number_of_landmarks_as_at_five():
     trial = few_annotations._Trial(protocol(config, forms=forms, baseline=False))
     weights, gradient = {"kernel": jnp.array([1.0, 1.0])}, jnp.array([0.2, -0.5])
     for count in (5, 68):
-        transformation = trial.head_optimizers[count]
+        transformation = trial.head_optimizers[count].transformation
         updates, _ = transformation.update({"kernel": gradient / count}, transformation.init(weights), weights)
         assert updates["kernel"][0] < 0 < updates["kernel"][1], count
 
@@ -252,7 +245,7 @@ def test_warps_are_those_of_prior_work():
 
 def test_counts_beyond_the_annotated_faces_are_left_out(tmp_path):
     rows = protocol(settings(counts=(4, 7)), features={}, baseline=False).run(tmp_path / "rows.jsonl")
-    assert {row["count"] for row in rows} == {4}
+    assert {row.variant["annotated_images"] for row in rows} == {4}
 
 
 def test_mirrored_views_learn_mirrored_landmarks(tmp_path):
@@ -266,7 +259,7 @@ def test_mirrored_views_learn_mirrored_landmarks(tmp_path):
         work = protocol(config, train=faces.take(np.flatnonzero(left)), test=faces.take(np.flatnonzero(right)[:10]),
                         unlabelled=faces.images, baseline=False)  # fmt: skip
         rows = work.run(tmp_path / f"{mirror}.jsonl")
-        errors[mirror] = next(row["error"] for row in rows if row["method"] == "brightness, linear")
+        errors[mirror] = select(as_table(rows), method="brightness", head="linear")["value"].item()
     assert errors[True] < 0.6 * errors[False]
 
 
@@ -275,9 +268,9 @@ def test_the_network_from_scratch_has_as_many_views_as_it_asks_for(tmp_path, mon
     """Mirrored ones behind the others; landmarks go with them."""
     seen = {}
 
-    def train(network, inputs, targets, *arguments, **settings):
+    def train(network, inputs, targets, by, **settings):
         seen[type(network).__name__] = np.asarray(inputs), targets
-        return whole(network, inputs, targets, *arguments, **settings)
+        return whole(network, inputs, targets, by, **settings)
 
     whole = few_annotations.train
     monkeypatch.setattr(few_annotations, "train", train)
@@ -300,10 +293,24 @@ def test_patch_colours_are_cut_by_rows():
     np.testing.assert_allclose(bytes_, found, atol=0.01)
 
 
-def test_one_compiled_step_serves_all_seeds():
-    inputs, targets = jnp.ones((4, 3, 3, 2)), np.zeros((4, 5, 2))
-    steps = optimizer.adamw(default().few_shot.scratch, 3)
-    before = few_annotations._step._cache_size()
-    for seed in range(3):
-        few_annotations.train(LinearHead(5), inputs, targets, steps, steps=3, batch_size=2, seed=seed)
-    assert few_annotations._step._cache_size() == before + 1
+def test_one_compiled_step_serves_all_draws():
+    """The network is traced in the first draw alone: those after it, of other seeds and data, compile nothing."""
+    traced = []
+
+    class Traced(LinearHead):
+        def __call__(self, features):
+            traced.append(features.shape)
+            return super().__call__(features)
+
+    config = default().few_shot.scratch
+    config.steps, config.batch_size = few_annotations.STEPS_PER_DISPATCH + 3, 2
+    by = few_annotations._optimizer(optimizer.adamw, config, 4)
+    counts, found = [], []
+    for seed in (0, 1, 0):
+        inputs = jax.random.normal(jax.random.key(7), (4, 3, 3, 2))
+        params = few_annotations.train(Traced(5), inputs, np.zeros((4, 5, 2)), by, seed=seed)
+        counts.append(len(traced))
+        found.append(np.asarray(params["linear"]["kernel"]))
+    assert counts[0] == counts[1] == counts[2] > 0
+    np.testing.assert_array_equal(found[0], found[2])  # weights and order are the seed's
+    assert np.abs(found[0] - found[1]).max() > 1e-3

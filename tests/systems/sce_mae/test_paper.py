@@ -8,59 +8,68 @@ from pathlib import Path
 import pytest
 
 from scemae_jax.data.sources import OFFICIAL
+from scemae_jax.evaluation.measurement import Measurement
 from scemae_jax.systems.sce_mae import paper, published
 from scemae_jax.systems.sce_mae.published import DETECTION, MATCHING, STAGE_1_IMAGES
 
 
-def measured(error, deviation=0.5):
-    return {"error": error, "deviation": deviation, "count": 10}
+def matched(errors, seed=0, **fields):
+    """Rows of matching: {method: (same, different)}; the deviation is that of pairs unless it is given."""
+    return [
+        Measurement.of(metric="matching error", method=method, case=case, value=value, landmarks=5, n=10,
+                       **({"deviation": 0.5} | fields)).row(stage="match", seed=seed)
+        for method, values in errors.items()
+        for case, value in zip(("same", "different"), values, strict=True)
+    ]  # fmt: skip
 
 
-def matched(**features):
-    return {
-        name.replace("_", " "): {"same": measured(a), "different": measured(b)} for name, (a, b) in features.items()
-    }
+CLAMPED = Measurement.of(metric="clamped queries", value=1, landmarks=5).row(stage="match")
 
 
-def detected(dataset, error, landmarks="5"):
-    images = OFFICIAL[dataset].OFFICIAL_COUNTS
-    methods = {"mean shape": measured(20.0), "SCE-MAE": measured(error)}
-    form = {"images": images["test"], "annotated_images": images["train"], "methods": methods}
-    return {"encoder": "S/8", "detect": {landmarks: form}}
+def detected(dataset, error, landmarks=5):
+    counts = OFFICIAL[dataset].OFFICIAL_COUNTS
+    facts = {"encoder": "S/8", "detect": {"images": counts["test"], "annotated_images": counts["train"]}}
+    return facts, [
+        Measurement.of(
+            metric="detection error", method=method, value=value, deviation=0.5, landmarks=landmarks
+        ).row(stage="detect")
+        for method, value in {"mean shape": 20.0, "SCE-MAE": error}.items()
+    ]  # fmt: skip
 
 
-def write(folder: Path, name: str, results: dict) -> None:
-    (folder / name).mkdir(parents=True)
-    (folder / name / "results.json").write_text(json.dumps(results))
+def write(folder: Path, name: str, facts: dict, rows: list = ()) -> None:
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / name / "results.json").write_text(json.dumps({**facts, "measurements": list(rows)}))
+
+
+MATCH = {"match": {"split": "test", "pairs": 500, "stride": 2, "warp_seed": 0}}
+ABLATION = {"MAE only": (0.6, 4.0), "MAE, clustered": (0.5, 4.5)}
 
 
 @pytest.fixture
 def runs(tmp_path) -> Path:
     """DeiT-S on all datasets but AFLW_R; Table 4 with two seeds."""
     folder = tmp_path / "runs"
-    write(
-        folder,
-        "celeba_s8",
-        {"encoder": "S/8", "pretrain": {"images_seen": 1_234_567}, "export": {"parameters": 21_740_000}},
-    )
-    match = {"split": "test", "pairs": 500, "clamped_queries": 1, "stride": 2, "warp_seed": 0}
-    features = matched(own_location=(3.0, 9.0), MAE_only=(0.6, 4.0)) | {"SCE-MAE": matched(x=(0.41, 1.59))["x"]}
-    again = {"SCE-MAE": {"same": measured(0.42, 0.02), "different": measured(1.6, 0.03)}}
-    repeated = {"random_pairings": {"pairings": 5, "features": again}}
-    write(folder, "mafl_s8", {**detected("mafl", 2.5), "match": {**match, "features": features, **repeated}})
-    few = {"images": 2995, "seeds": 5, "5": {"methods": {
-        "mean shape": {"1": measured(30.0, 1.0)},
-        "SCE-MAE, prior work's head": {"1": measured(20.0, 1.25), "100": measured(8.0, None)},
-        "SCE-MAE, linear": {"1": measured(12.0, 0.75)},
-    }}}  # fmt: skip
-    write(folder, "aflw_m_s8", {**detected("aflw_m", 5.0), "few_shot": few})
-    write(folder, "three_hundred_w_s8", detected("three_hundred_w", 4.44, "68"))
+    trained = {"encoder": "S/8", "pretrain": {"images_seen": 1_234_567}, "export": {"parameters": 21_740_000}}
+    write(folder, "celeba_s8", trained)
+    facts, rows = detected("mafl", 2.5)
+    rows += [CLAMPED, *matched({"own location": (3.0, 9.0), "MAE only": (0.6, 4.0), "SCE-MAE": (0.41, 1.59)})]
+    rows += matched({"SCE-MAE": (0.9, 9.9)}, position_free=True)
+    rows += matched({"SCE-MAE": (0.42, 1.6), "MAE only": (0.7, 4.2)}, random_pairings=5, deviation=0.02)
+    write(folder, "mafl_s8", facts | MATCH, rows)
+    facts, rows = detected("aflw_m", 5.0)
+    few = [("mean shape", None, 1, 30.0, 1.0), ("SCE-MAE", "prior work's head", 1, 20.0, 1.25),
+           ("SCE-MAE", "prior work's head", 100, 8.0, None), ("SCE-MAE", "linear", 1, 12.0, 0.75)]  # fmt: skip
+    for method, head, count, value, deviation in few:
+        fields = {"method": method, "value": value, "deviation": deviation, "landmarks": 5, "annotated_images": count}
+        head = {"head": head} if head else {}
+        rows.append(Measurement.of(metric="detection error", **fields, **head).row(stage="few_shot"))
+    write(folder, "aflw_m_s8", facts | {"few_shot": {"images": 2995, "seeds": 5}}, rows)
+    write(folder, "three_hundred_w_s8", *detected("three_hundred_w", 4.44, 68))
     for seed, shift in ((0, 0.0), (1, 0.2)):
-        features = {"MAE only": (0.6, 4.0), "MAE, clustered": (0.5, 4.5), "SCE-MAE": (0.4 + shift, 1.5 + shift)}
-        kinds = {name: {"same": measured(a), "different": measured(b)} for name, (a, b) in features.items()}
-        results = {"seed": seed, "match": {**match, "features": kinds}}
-        write(folder, f"table4_s8/{paper.CONFIG_POINT}/seed{seed}", results)
-        write(folder, f"table4_s8/two crops/seed{seed}", results)
+        rows = [CLAMPED, *matched(ABLATION | {"SCE-MAE": (0.4 + shift, 1.5 + shift)}, seed)]
+        write(folder, f"table4_s8/{paper.CONFIG_POINT}/seed{seed}", {"seed": seed, **MATCH}, rows)
+        write(folder, f"table4_s8/two crops/seed{seed}", {"seed": seed, **MATCH}, rows)
     return folder
 
 
@@ -68,7 +77,7 @@ def rows(folder: Path, table: int, source: str) -> dict[tuple[str, str], list[st
     """(method, backbone) -> the cells of its errors, or of what stands in their place, as tables.md has them."""
     section = (folder / "tables.md").read_text().split(f"## Table {table}: ")[1].split("## Table")[0]
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("|")]
-    columns = next(t for t in published.TABLES if t.number == table).columns
+    columns = published.TABLES[table].columns
     found = {}
     for cells in lines[2:]:
         if cells[0] == source:
@@ -82,7 +91,7 @@ def test_ours_and_the_differences_stand_beside_the_paper_s(runs):
     ours, difference = rows(runs, 1, "ours"), rows(runs, 1, "ours - paper")
     assert ours["SCE-MAE", "S"] == ["0.41", "1.59"]
     assert difference == {("SCE-MAE", "S"): ["+0.10", "-0.10"]}  # 0.41 - 0.31, 1.59 - 1.69: DeiT-S at 128, not at 256
-    assert ours["SCE-MAE, 5 random pairings", "S"] == ["0.42 ± 0.02", "1.60 ± 0.03"]
+    assert ours["SCE-MAE, 5 random pairings", "S"] == ["0.42 ± 0.02", "1.60 ± 0.02"]
     assert (ours["MAE only", "S"], ours["own location", ""]) == (["0.60", "4.00"], ["3.00", "9.00"])
 
     ours, difference = rows(runs, 2, "ours"), rows(runs, 2, "ours - paper")
@@ -126,9 +135,8 @@ def test_the_ablation_over_random_pairings_where_they_were_measured(runs):
     for seed, shift in ((0, 0.0), (1, 0.2)):
         path = runs / f"table4_s8/{paper.CONFIG_POINT}/seed{seed}/results.json"
         results = json.loads(path.read_text())
-        features = {"MAE only": (0.7, 4.1), "MAE, clustered": (0.8, 4.2), "SCE-MAE": (0.9 + shift, 1.0 + shift)}
-        kinds = {name: {"same": measured(a), "different": measured(b)} for name, (a, b) in features.items()}
-        results["match"]["random_pairings"] = {"pairings": 5, "features": kinds}
+        again = {"MAE only": (0.7, 4.1), "MAE, clustered": (0.8, 4.2), "SCE-MAE": (0.9 + shift, 1.0 + shift)}
+        results["measurements"] += matched(again, seed, random_pairings=5)
         path.write_text(json.dumps(results))
     paper.report(runs, "s8", None)
     ours = rows(runs, 4, "ours")
@@ -141,7 +149,7 @@ def test_the_ablation_over_random_pairings_where_they_were_measured(runs):
 
 
 def test_a_sweep_that_was_cut_off_counts_as_far_as_it_came(runs):
-    (runs / f"table4_s8/{paper.CONFIG_POINT}/seed1/results.json").write_text(json.dumps({"seed": 1, "refine": {}}))
+    write(runs, f"table4_s8/{paper.CONFIG_POINT}/seed1", {"seed": 1, "refine": {}})
     paper.report(runs, "s8", None)
     assert rows(runs, 4, "ours")["with clustering and LCR", "S"] == ["0.40", "1.50"]
     assert "seeds of stage 2: 0;" in (runs / "tables.md").read_text()
@@ -211,7 +219,7 @@ def test_another_network_or_fewer_images_are_no_result(runs, capsys):
         path = runs / name / "results.json"
         results = json.loads(path.read_text()) | fields
         if "detect" in results:
-            results["detect"]["5"]["images"] = 8
+            results["detect"]["images"] = 8
         path.write_text(json.dumps(results))
     paper.report(runs, "s8", None)
     warning = (
@@ -225,9 +233,9 @@ def test_another_network_or_fewer_images_are_no_result(runs, capsys):
 
 @pytest.mark.parametrize("name", ["mafl_s8", f"table4_s8/{paper.CONFIG_POINT}/seed1"])
 def test_fewer_pairs_are_no_result_even_without_detection(runs, name):
-    path = runs / name / "results.json"
-    match = json.loads(path.read_text())["match"]
-    path.write_text(json.dumps({"seed": 1, "match": match | {"pairs": 3}}))
+    results = json.loads((runs / name / "results.json").read_text())
+    measured = [row for row in results["measurements"] if row["stage"] == "match"]
+    write(runs, name, {"seed": 1, "match": results["match"] | {"pairs": 3}}, measured)
     paper.report(runs, "s8", None)
     above = (runs / "tables.md").read_text().split("## Table 1")[0]
     assert "Smoke: a test of the path, not a result.** mafl is matched in 3 of 500 pairs." in above
@@ -242,11 +250,11 @@ def test_what_is_published_is_what_its_abstract_claims():
     """Margins over the best of prior work: 20 to 44 % in matching, 9 to 15 % in detection."""
 
     def margins(table, dims):
-        ours = [row for row in table.rows if row.method == "SCE-MAE" and row.dims in dims]
-        others = [row for row in table.rows if row.method != "SCE-MAE"]
-        best = [min(row.errors[column].mean for row in ours) for column in table.columns]
-        before = [min(row.errors[column].mean for row in others) for column in table.columns]
-        return [round(100 * (1 - new / old)) for new, old in zip(best, before, strict=True)]
+        rows = published.rows()
+        rows = rows[rows["table"] == table]
+        ours = rows[(rows["method"] == "SCE-MAE") & rows["dims"].isin(dims)].groupby("column")["value"].min()
+        others = rows[rows["method"] != "SCE-MAE"].groupby("column")["value"].min()
+        return [round(100 * (1 - ours[column] / others[column])) for column in published.TABLES[table].columns]
 
     assert margins(MATCHING, (256,)) == [44, 22]
     mafl, _, _, corrected, _ = margins(DETECTION, (1024,))

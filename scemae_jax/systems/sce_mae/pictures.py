@@ -1,16 +1,15 @@
-"""The report of a run: what the networks see and find in some test faces, drawn, beside the results."""
+"""The pictures of a report: what the networks see and find in some test faces, and what was measured, drawn."""
 
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 from jaxtyping import Array, Float, Num, UInt8
 
 from scemae_jax.data.record import Faces
@@ -23,8 +22,9 @@ from scemae_jax.models import vit
 from scemae_jax.models.carb import SelectedTokens
 from scemae_jax.ops import correspondence
 from scemae_jax.report import figures
-from scemae_jax.report.html import Picture, stage_title, write_report
-from scemae_jax.report.table import few_shot_forms
+from scemae_jax.report.html import Picture
+from scemae_jax.report.table import measured
+from scemae_jax.systems.sce_mae.tables import by_form
 
 STRIDE = 4
 """Of the feature maps that are drawn, in pixels."""
@@ -38,76 +38,54 @@ DRAWN_QUERIES = 3
 Detector = Callable[[UInt8[np.ndarray, "b 136 136 3"]], Float[Any, "b l 2"]]
 
 
-def build_report(
-    workdir: Path,
+def pictures(
     *,
     faces: Faces,
     mae: Model,
     model: Model,
     detectors: Mapping[int, Detector],
     results: dict[str, Any],
-    metrics: list[dict[str, Any]],
     examples: int,
     seed: int,
     embedded: representation.Embedded | None = None,
-) -> Path:
-    """Writes `report/index.html` and its pictures, also as PNG files beside it, under the workdir.
+) -> dict[str, Picture]:
+    """The pictures of a report by the names of their files.
 
     Args:
-      workdir: config.json is read from it, if it is there.
       faces: test faces, of which some are shown; with all their landmarks, or with none (`[n, 0, 2]`).
       mae: the backbone after stage 1; with its decoder, reconstructions are shown.
       model: the same backbone with its projector, where stage 2 ran.
       detectors: by number of landmarks; give (x, y) in pixels of the images.
       results: as in results.json; stages may be missing.
-      metrics: rows of metrics.jsonl.
       examples: faces in a picture, at most.
       seed: decides which faces are shown and what is masked.
-      embedded: the points that results["represent"] is about, if that was measured.
-
-    Returns:
-      The path of the page.
+      embedded: the points that stage `represent` measured, if it did.
 
     Raises:
       ValueError: there are no faces, or `examples` is not positive.
     """
     if not len(faces) or examples < 1:
         raise ValueError(f"{len(faces)} faces given, {examples} asked for: a report shows one or more")
-    shown, frame = different_people(faces, examples, seed), model.architecture.frame
-    pictures = curve_pictures(results, metrics)
-    pictures |= reconstruction_pictures(mae, shown, seed)
-    pictures |= selection_pictures(model, shown)
+    shown, frame = different_people(faces, examples, seed), model.frame
+    drawn = reconstruction_pictures(mae, shown, seed)
+    drawn |= selection_pictures(model, shown)
     maps = feature_maps(mae, model, shown)
-    pictures |= similarity_pictures(maps, shown, frame)
-    pictures |= match_pictures(maps, shown, frame)
+    drawn |= similarity_pictures(maps, shown, frame)
+    drawn |= match_pictures(maps, shown, frame)
+    rows = measured(results)
     if embedded:
-        pictures |= embedding_pictures(embedded, results["represent"])
-    pictures |= few_shot_pictures(results.get("few_shot", {}))
-    if shown.landmarks.size:
+        drawn |= embedding_pictures(embedded, rows)
+    drawn |= few_annotations_pictures(rows)
+    if shown.points.size:
         for count, detect in sorted(detectors.items()):
-            pictures |= detection_pictures(detect, count, shown, frame)
-
-    folder = workdir / "report"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, picture in pictures.items():
-        (folder / f"{name}.png").write_bytes(picture.image)
-    config = workdir / "config.json"
-    encoder, dataset = results.get("encoder", model.architecture.encoder), results.get("dataset", "faces")
-    write_report(
-        folder / "index.html",
-        title=f"SCE-MAE {encoder} on {dataset}",
-        results=results,
-        metrics=metrics,
-        pictures=list(pictures.values()),
-        config=json.loads(config.read_text()) if config.exists() else None,
-    )
-    return folder / "index.html"
+            drawn |= detection_pictures(detect, count, shown, frame)
+    return drawn
 
 
 def different_people(faces: Faces, count: int, seed: int) -> Faces:
     """`count` faces drawn at random, of as many people as there are; fewer if there are not so many faces."""
     order = np.random.default_rng(seed).permutation(len(faces))
-    _, first = np.unique(faces.subjects[order], return_index=True)
+    _, first = np.unique(faces.people[order], return_index=True)
     repeats = np.setdiff1d(np.arange(len(faces)), first)
     return faces.take(order[np.concatenate([np.sort(first), repeats])[:count]])
 
@@ -115,31 +93,6 @@ def different_people(faces: Faces, count: int, seed: int) -> Faces:
 def windows(faces: Faces, frame: Frame) -> Float[np.ndarray, "n 96 96 3"]:
     """What the networks see of the faces, in [0, 1]."""
     return np.asarray(frame.centre_window(faces.images), np.float32) / 255
-
-
-def curve_pictures(results: dict[str, Any], metrics: list[dict[str, Any]]) -> dict[str, Picture]:
-    curves = []
-    for stage in dict.fromkeys(row["stage"] for row in metrics):
-        rows, result = [row for row in metrics if row["stage"] == stage], results.get(stage, {})
-        steps = np.array([row["step"] for row in rows], float)
-        known = result.get("steps") and result.get("images_seen")
-        curves.append(
-            figures.Curve(
-                title=stage_title(stage),
-                seen=steps * (result["images_seen"] / result["steps"]) if known else steps,
-                unit="images seen" if known else "steps",
-                loss=np.array([row["loss"] for row in rows], float),
-                images_per_second=np.array([row["images_per_second"] for row in rows], float),
-            )
-        )
-    if not curves:
-        return {}
-    caption = (
-        "A healthy loss falls quickly and then levels off; if it still falls at the end, longer training would help. "
-        "Dips in the speed are other work on the machine, or checkpoints."
-    )
-    drawn = figures.png(figures.training_curves(curves))
-    return {"curves": Picture("Training", caption, drawn, "Loss and images per second of each training stage")}
 
 
 def pasted(
@@ -152,13 +105,14 @@ def pasted(
 
     Targets normalised per patch get the true patch's mean and deviation back, which the decoder was not asked for.
     """
-    patch_size, rows = architecture.variant.patch_size, images.shape[1] // architecture.variant.patch_size
-    if architecture.normalise_target:
-        target = vit.patchify(architecture.normalise(images), patch_size)
+    backbone = architecture.backbone
+    patch_size, rows = backbone.variant.patch_size, images.shape[1] // backbone.variant.patch_size
+    if architecture.build_mae().normalise_target:
+        target = vit.patchify(backbone.normalise(images), patch_size)
         mean, deviation = masked_autoencoder.target_statistics(target)
         reconstruction = reconstruction * deviation + mean
     decoded = vit.unpatchify(reconstruction, patch_size, rows)
-    decoded = jnp.clip(decoded * jnp.array(architecture.std) + jnp.array(architecture.mean), 0, 1)
+    decoded = jnp.clip(decoded * jnp.array(backbone.std) + jnp.array(backbone.mean), 0, 1)
     return jnp.where(pixel_mask(mask, patch_size, rows), decoded, images)
 
 
@@ -172,24 +126,25 @@ def pixel_mask(mask: Float[Array, "b n"], patch_size: int, rows: int) -> Array:
 def _masked_and_pasted(
     architecture: Architecture, params: Any, images: Float[Array, "b h w 3"], noise: Float[Array, "b n"]
 ) -> tuple[Float[Array, "b h w 3"], Float[Array, "b h w 3"]]:
-    output = bind(architecture.build_mae(), params)(architecture.normalise(images), noise)
-    hidden = pixel_mask(output.mask, architecture.variant.patch_size, architecture.side)
+    output = bind(architecture.build_mae(), params)(architecture.backbone.normalise(images), noise)
+    hidden = pixel_mask(output.mask, architecture.backbone.variant.patch_size, architecture.backbone.side)
     return jnp.where(hidden, MASK_GREY, images), pasted(architecture, images, output.reconstruction, output.mask)
 
 
 def reconstruction_pictures(mae: Model, faces: Faces, seed: int) -> dict[str, Picture]:
     if "decoder" not in mae.params:
         return {}
-    architecture, images = mae.architecture, jnp.asarray(windows(faces, mae.architecture.frame))
-    noise = jax.random.uniform(jax.random.key(seed), (len(images), architecture.side**2))
+    architecture, images = mae.architecture, jnp.asarray(windows(faces, mae.frame))
+    network = architecture.build_mae()
+    noise = jax.random.uniform(jax.random.key(seed), (len(images), architecture.backbone.side**2))
     params = {name: mae.params[name] for name in ("encoder", "decoder")}
     masked, whole = _masked_and_pasted(architecture, params, images, noise)
-    shown = {"input": images, f"{architecture.mask_ratio:.0%} hidden": masked, "reconstructed": whole}
+    shown = {"input": images, f"{network.mask_ratio:.0%} hidden": masked, "reconstructed": whole}
     caption = (
         "Look at whether hidden eyes, noses and mouths come back at the right place; visible patches are the input's "
         "own."
     )
-    if architecture.normalise_target:
+    if network.normalise_target:
         caption += " Hidden patches have their true mean and contrast, since the network predicts them normalised."
     drawn = figures.png(figures.face_rows({name: np.asarray(row) for name, row in shown.items()}))
     alt = "Faces, the same with most patches hidden, and as the masked autoencoder completes them"
@@ -198,7 +153,7 @@ def reconstruction_pictures(mae: Model, faces: Faces, seed: int) -> dict[str, Pi
 
 @functools.partial(jax.jit, static_argnames="architecture")
 def _select(architecture: Architecture, encoder: Any, images: Float[Array, "b h w 3"]) -> SelectedTokens:
-    return bind(architecture.build_carb(), {"encoder": encoder}).select(architecture.normalise(images))
+    return bind(architecture.build_carb(), {"encoder": encoder}).select(architecture.backbone.normalise(images))
 
 
 def selections(model: Model, images: Float[np.ndarray, "b 96 96 3"]) -> list[figures.Selection]:
@@ -208,26 +163,26 @@ def selections(model: Model, images: Float[np.ndarray, "b 96 96 3"]) -> list[fig
     for patches, is_attentive, source in zip(selected.patches, selected.attentive, selected.source, strict=True):
         count = is_attentive.sum()
         attentive = np.isin(np.arange(len(source)), patches[:count])
-        inattentive_cluster = source - count if model.architecture.num_clusters else -1
+        inattentive_cluster = source - count if model.architecture.build_carb().num_clusters else -1
         chosen.append(figures.Selection(attentive, np.where(attentive, -1, inattentive_cluster), patches[count:]))
     return chosen
 
 
 def selection_pictures(model: Model, faces: Faces) -> dict[str, Picture]:
-    architecture, images = model.architecture, windows(faces, model.architecture.frame)
+    network, images = model.architecture.build_carb(), windows(faces, model.frame)
     chosen = selections(model, images)
     others = "The others are dropped."
-    if architecture.num_clusters:
+    if network.num_clusters:
         others = (
-            f"The others form {architecture.num_clusters} clusters, one colour each, which should follow regions such "
+            f"The others form {network.num_clusters} clusters, one colour each, which should follow regions such "
             "as skin, hair and background; only their centres (diamonds) are kept."
         )
     caption = (
         f"The bright, outlined {chosen[0].attentive.sum()} patches are those that the CLS token of layer "
-        f"{architecture.split_layer} attends to most: they should lie on the face, not on hair or background. {others}"
+        f"{network.split_layer} attends to most: they should lie on the face, not on hair or background. {others}"
     )
     names = ("input", "selection")
-    drawn = figures.png(figures.selections(images, chosen, architecture.variant.patch_size, names))
+    drawn = figures.png(figures.selections(images, chosen, network.encoder.patch_size, names))
     alt = "Attentive patches outlined, inattentive patches tinted by cluster, cluster centres marked"
     return {"selection": Picture("Attentive patches and clusters", caption, drawn, alt)}
 
@@ -260,9 +215,9 @@ def query_points(landmarks: Float[np.ndarray, "n l 2"], frame: Frame = FRAME) ->
 
 def feature_maps(mae: Model, model: Model, faces: Faces) -> dict[str, Float[Array, "n g g c"]]:
     """The backbone's features, and the refined ones where there are any, by the name the results have for them."""
-    maps = {"MAE only": mae.features(faces.images, STRIDE, "backbone")}
+    maps = {"MAE only": mae.device_features(faces.images, STRIDE, "backbone")}
     if model.refined:
-        maps["SCE-MAE"] = model.features(faces.images, STRIDE, "projected")
+        maps["SCE-MAE"] = model.device_features(faces.images, STRIDE, "projected")
     return maps
 
 
@@ -280,7 +235,7 @@ def cosine_maps(
 
 def similarity_pictures(maps: Mapping[str, Array], faces: Faces, frame: Frame) -> dict[str, Picture]:
     faces = faces.take(np.arange(min(MAPPED_FACES, len(faces))))
-    names, points, truth = query_points(faces.landmarks, frame)
+    names, points, truth = query_points(faces.points, frame)
     picked = np.unique(np.linspace(0, len(names) - 1, DRAWN_QUERIES).round().astype(int))
     similarity = {
         name: np.asarray(cosine_maps(features[0], features[: len(faces)], points[0, picked], frame.window))
@@ -291,7 +246,7 @@ def similarity_pictures(maps: Mapping[str, Array], faces: Faces, frame: Frame) -
         for i, point in enumerate(picked)
         for kind, found in similarity.items()
     ]
-    target = "the hollow circle; the cross marks the highest value" if faces.landmarks.size else "under the cross"
+    target = "the hollow circle; the cross marks the highest value" if faces.points.size else "under the cross"
     caption = (
         "How alike the features everywhere are to those at the point marked on the left (cosine similarity, brighter "
         "is more alike; each row has its own scale). Look for one bright spot at the same landmark of every face, "
@@ -306,7 +261,7 @@ def match_pictures(maps: Mapping[str, Array], faces: Faces, frame: Frame) -> dic
     pairs = np.arange(len(faces) // 2 * 2).reshape(-1, 2)
     if not len(pairs):
         return {}
-    images, (_, points, truth) = windows(faces, frame), query_points(faces.landmarks, frame)
+    images, (_, points, truth) = windows(faces, frame), query_points(faces.points, frame)
     a, b = pairs.T
     predict = jax.jit(jax.vmap(functools.partial(correspondence.predict_matches, window=frame.window)))
     found = {}
@@ -317,7 +272,7 @@ def match_pictures(maps: Mapping[str, Array], faces: Faces, frame: Frame) -> dic
             figures.Match(queries, found_at, known, f"{name}: mean error {error:.1f}" if np.isfinite(error) else name)
             for queries, found_at, known, error in zip(points[a], predicted, truth[b], errors, strict=True)
         ]
-    if faces.landmarks.size:
+    if faces.points.size:
         caption = (
             "Each landmark of the left face is sought in the right one, another person's, by its feature alone. Look "
             "at how near the filled dots come to the hollow circles, the truth, of their colour. "
@@ -333,47 +288,37 @@ def match_pictures(maps: Mapping[str, Array], faces: Faces, frame: Frame) -> dic
     return {"matches": Picture("Landmarks matched across people", caption, drawn, alt)}
 
 
-def embedding_pictures(embedded: representation.Embedded, represent: dict[str, Any]) -> dict[str, Picture]:
-    count = represent["landmarks"]
-    panels = {
-        f"{name}: silhouette {represent['features'][name]['embedded']:.2f}": points
-        for name, points in embedded.points.items()
-    }
+def embedding_pictures(embedded: representation.Embedded, rows: pd.DataFrame) -> dict[str, Picture]:
+    ((count, silhouettes),) = by_form(rows, "represent", "silhouette")
+    plane = silhouettes[silhouettes["space"] == "t-SNE"].set_index("method")
+    panels = {f"{name}: silhouette {plane.loc[name, 'value']:.2f}": points for name, points in embedded.points.items()}
     caption = (
         f"The features of {count} landmarks of many people, one dot each, in the plane of one t-SNE, which keeps "
         "neighbours together. Look for one tight island for each colour, apart from the others; mixed colours are "
         "landmarks that the features do not tell apart. Directions and distances between islands mean nothing. "
-        f"The silhouettes are means over {represent['repeats']} t-SNE."
+        f"The silhouettes are means over {plane['n'].max()} t-SNE."
     )
     drawn = figures.png(figures.embeddings(panels, embedded.labels, scheme_of(count).names))
     alt = "Landmark features as points in the plane, coloured by landmark, one panel for each kind of features"
     return {"embeddings": Picture("Landmark features by t-SNE", caption, drawn, alt)}
 
 
-def few_shot_pictures(few_shot: dict[str, Any]) -> dict[str, Picture]:
-    pictures = {}
-    for form, measured in few_shot_forms(few_shot):
-        lines = {
-            name: (
-                [int(count) for count in row],
-                [cell["error"] for cell in row.values()],
-                [cell["deviation"] or 0.0 for cell in row.values()],
-            )
-            for name, row in measured["methods"].items()
-        }
+def few_annotations_pictures(rows: pd.DataFrame) -> dict[str, Picture]:
+    drawn = {}
+    for count, form in by_form(rows, "few_shot", detection.METRIC):
         caption = (
-            f"{form} landmarks learnt from few annotated images; bars are deviations over draws of them. Look at how "
-            "many images a network from scratch needs for what pretrained features reach with ten, and at whether "
-            "SCE-MAE lies below MAE only."
+            f"{count} landmarks learnt from few annotated images; bars are deviations over draws of them. Colours are "
+            "features, dashes are heads. Look at how many images a network from scratch needs for what pretrained "
+            "features reach with ten, and at whether SCE-MAE lies below MAE only."
         )
-        drawn = figures.png(figures.errors_by_count(lines, measured["unit"]))
-        alt = f"Error of {form} landmarks over the number of annotated images, a line for each method"
-        pictures[f"few_shot_{form}"] = Picture("Few annotations", caption, drawn, alt)
-    return pictures
+        picture = figures.errors_by_count(form, "annotated_images", "method", "head", form["unit"].iloc[0])
+        alt = f"Error of {count} landmarks over the number of annotated images, a line for each method"
+        drawn[f"few_shot_{count}"] = Picture("Few annotations", caption, figures.png(picture), alt)
+    return drawn
 
 
 def detection_pictures(detect: Detector, count: int, faces: Faces, frame: Frame) -> dict[str, Picture]:
-    truth = in_form(faces.landmarks, count)
+    truth = in_form(faces.points, count)
     predicted, eyes = np.asarray(detect(faces.images)), scheme_of(count).eyes
     measure = functools.partial(detection.inter_ocular_error, eyes=eyes) if eyes else detection.box_diagonal_error
     labels = [f"error {error:.1f} %" for error in np.asarray(measure(predicted, truth))]
