@@ -74,11 +74,15 @@ def read_classes(path: Path) -> ClassMap:
       DatasetError: the file is missing or a row of it is wrong; the message names the row.
     """
     if not path.is_file():
-        raise DatasetError(f"{path} does not exist: write it with the columns value, name, and merge if you want groups")
+        raise DatasetError(
+            f"{path} does not exist: write it with the columns value, name, and merge if you want groups"
+        )
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         if missing := {"value", "name"} - set(reader.fieldnames or ()):
-            raise DatasetError(f"{path} lacks the column {', '.join(sorted(missing))}: its columns are value, name, merge")
+            raise DatasetError(
+                f"{path} lacks the column {', '.join(sorted(missing))}: its columns are value, name, merge"
+            )
         rows = list(reader)
     names: dict[str, int] = {}
     classes: dict[int, int] = {}

@@ -8,6 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
@@ -120,6 +121,24 @@ def prepare_face(
     placement = FRAME.place((width, height))
     small = upright.resize(placement.scaled, Image.Resampling.BILINEAR)
     return _encode(small, placement.padding), placement.to_square(landmarks)
+
+
+def open_upright(path: Path) -> Image.Image:
+    """An image file of any size as RGB, turned upright (EXIF), mid-grey where it is transparent.
+
+    Raises:
+      UnreadableImage: it cannot be decoded.
+    """
+    try:
+        with Image.open(path, formats=_FORMATS) as opened:
+            image = _eight_bit(ImageOps.exif_transpose(opened))
+    except Exception as error:  # Pillow's parsers raise OSError, SyntaxError, struct.error and others
+        raise UnreadableImage(f"{path}: cannot be read as JPEG, PNG or WebP; replace or remove it") from error
+    if image.mode == "RGB":
+        return image
+    canvas = Image.new("RGB", image.size, BACKGROUND)
+    canvas.paste(image, (0, 0), image)
+    return canvas
 
 
 def in_threads(function: Callable[[_Task], _Result], tasks: Iterable[_Task]) -> Iterator[_Result]:

@@ -102,7 +102,9 @@ def _read_splits(root: Path, listed: Mapping[str, Path]) -> dict[str, str]:
             if stem not in listed:
                 raise DatasetError(f"{path}, row {number}: no image of {root / IMAGES} is called {name!r}")
             if not (row["split"] or "").isidentifier():
-                raise DatasetError(f"{path}, row {number}: the split is {row['split']!r}: write train, test or another word")
+                raise DatasetError(
+                    f"{path}, row {number}: the split is {row['split']!r}: write train, test or another word"
+                )
             splits[stem] = row["split"]
     return splits
 

@@ -22,7 +22,9 @@ _FINER = 8
 """Pixels that a pixel's side is divided into while polygons are drawn."""
 
 
-def part_mask(landmarks: Float[np.ndarray, "68 2"], size: tuple[int, int], *, clearance: bool = True) -> UInt8[np.ndarray, "h w"]:
+def part_mask(
+    landmarks: Float[np.ndarray, "68 2"], size: tuple[int, int], *, clearance: bool = True
+) -> UInt8[np.ndarray, "h w"]:
     """The parts as polygons through the landmarks.
 
     Args:

@@ -24,6 +24,6 @@ def gaussian_blur(images: Float[Array, "b h w c"], sigma: Float[Array, " b"]) ->
         padding = [(REACH, REACH) if number == axis else (0, 0) for number in range(4)]
         padded = jnp.pad(images, padding, mode="edge")
         shifted = [jax.lax.slice_in_dim(padded, start, start + size, axis=axis) for start in range(2 * REACH + 1)]
-        return sum(kernels[:, k, None, None, None] * part for k, part in enumerate(shifted))
+        return jnp.einsum("bk,kbhwc->bhwc", kernels, jnp.stack(shifted))
 
     return along(2, along(1, images))

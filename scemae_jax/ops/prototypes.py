@@ -1,7 +1,7 @@
 """Semantic prototypes: a vector for each class, and the contrast of pixels with them (SPCL, Xie et al., 2111.12358).
 
-Labels are integers of any type; those outside `0 .. classes - 1` (255, say) are ignored. A prototype of zeros stands for
-a class that was not seen yet.
+Labels are integers of any type; those outside `0 .. classes - 1` (255, say) are ignored. A prototype of zeros stands
+for a class that was not seen yet.
 """
 
 from __future__ import annotations

@@ -44,9 +44,7 @@ def test_the_loss_is_that_of_numpy(seed, temperature, one_unknown):
     vectors = unit(vectors).astype(np.float32)
     vectors[0] *= not one_unknown
     for balanced, expected in zip((False, True), expected_loss(features, labels, vectors, temperature), strict=True):
-        found = prototypes.contrastive_loss(
-            features, labels, vectors, temperature=temperature, class_balanced=balanced
-        )
+        found = prototypes.contrastive_loss(features, labels, vectors, temperature=temperature, class_balanced=balanced)
         assert float(found) == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 

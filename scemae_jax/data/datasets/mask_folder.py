@@ -15,7 +15,6 @@ from absl import logging
 from PIL import Image
 
 from scemae_jax.data import masks
-from scemae_jax.data.class_maps import class_map
 from scemae_jax.data.images import DatasetError, in_threads, open_upright
 from scemae_jax.faces.frame import FRAME
 from scemae_jax.faces.parts import IGNORED
@@ -101,8 +100,8 @@ class MaskFolder(tfds.core.GeneratorBasedBuilder):
         labels = Image.fromarray(masks.read_mask(pair.mask, self._folder.classes, image.size))
         size = (self.builder_config.width, self.builder_config.height)
         zoom = min(a / b for a, b in zip(size, image.size, strict=True))
-        scaled = tuple(max(1, round(side * zoom)) for side in image.size)
-        corner = tuple((whole - part) // 2 for whole, part in zip(size, scaled, strict=True))
+        scaled = (max(1, round(image.width * zoom)), max(1, round(image.height * zoom)))
+        corner = ((size[0] - scaled[0]) // 2, (size[1] - scaled[1]) // 2)
         canvas, mask = Image.new("RGB", size, (128, 128, 128)), Image.new("L", size, IGNORED)
         canvas.paste(image.resize(scaled, Image.Resampling.BILINEAR), corner)
         mask.paste(labels.resize(scaled, Image.Resampling.NEAREST), corner)
@@ -111,7 +110,7 @@ class MaskFolder(tfds.core.GeneratorBasedBuilder):
     def _download_and_prepare(self, dl_manager, download_config) -> None:
         super()._download_and_prepare(dl_manager, download_config)
         names = self._folder.classes.scheme.names
-        total = sum(self._pixels.values())
+        total = np.sum(list(self._pixels.values()), axis=0)
         if absent := [name for index, name in enumerate(names) if not total[index]]:
             logging.warning("no mask of %s has %s: nothing can be learnt of it", self._folder.root, ", ".join(absent))
         assert self.info.metadata is not None  # `_info` made it

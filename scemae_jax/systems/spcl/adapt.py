@@ -6,7 +6,7 @@ contrast of pixels with semantic prototypes (Xie et al., arXiv 2111.12358).
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Integer
 from scemae_jax.config import Config
 from scemae_jax.data import augment
 from scemae_jax.faces.parts import IGNORED
-from scemae_jax.models.parsing import Parsed, enlarge
+from scemae_jax.models.parsing import enlarge
 from scemae_jax.ops import prototypes
 from scemae_jax.systems.spcl import losses, pseudo_labels
 from scemae_jax.systems.spcl.networks import ParsingNetwork
@@ -65,8 +65,8 @@ def task(
       steps: how many.
     """
     settings = config.adapt
-    views, student = ml_collections.FrozenConfigDict(settings.augment), ml_collections.FrozenConfigDict(settings.student)
-    contrast = ml_collections.FrozenConfigDict(settings.contrast)
+    frozen: Config = ml_collections.FrozenConfigDict(settings)
+    views, student, contrast = frozen.augment, frozen.student, frozen.contrast
     num_classes, window = len(network.parts.names), network.window
     by_teacher = settings.labels == "teacher"
 
@@ -109,13 +109,9 @@ def task(
         sure = target.probabilities.max(axis=-1) >= contrast.least_confidence
         guessed = at_feature_size(jnp.where(sure, guessed, IGNORED), on_target.features)
         if contrast.weight:
-            contrastive = sum(
-                prototypes.contrastive_loss(
-                    parsed.features, of, moved, temperature=contrast.temperature,
-                    class_balanced=contrast.class_balanced,
-                )
-                for parsed, of in ((on_source, labels), (on_target, guessed))
-            )  # fmt: skip
+            terms = {"temperature": contrast.temperature, "class_balanced": contrast.class_balanced}
+            contrastive = prototypes.contrastive_loss(on_source.features, labels, moved, **terms)
+            contrastive += prototypes.contrastive_loss(on_target.features, guessed, moved, **terms)
             total, outputs["contrastive"] = total + contrast.weight * contrastive, contrastive
         outputs["kept"] = (guessed != IGNORED).mean()
         outputs["largest_cosine"] = prototypes.largest_cosine(moved)

@@ -20,7 +20,9 @@ def class_weights(pixels: Int[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
 
 
 def cross_entropy(
-    logits: Float[Array, "b h w k"], labels: Integer[Array, "b h w"], weights: Num[Array, " k"] | None = None
+    logits: Float[Array, "b h w k"],
+    labels: Integer[Array, "b h w"],
+    weights: Num[Array | np.ndarray, " k"] | None = None,
 ) -> Float[Array, ""]:
     """Mean over the pixels whose label is a class; with `weights`, the mean that these give. 0 where there is none."""
     one_hot = jax.nn.one_hot(labels, logits.shape[-1])
@@ -29,9 +31,7 @@ def cross_entropy(
     return (weight * losses).sum() / jnp.maximum(weight.sum(), 1e-9)
 
 
-def soft_cross_entropy(
-    logits: Float[Array, "b h w k"], probabilities: Float[Array, "b h w k"]
-) -> Float[Array, ""]:
+def soft_cross_entropy(logits: Float[Array, "b h w k"], probabilities: Float[Array, "b h w k"]) -> Float[Array, ""]:
     """Mean over pixels, against a distribution at each, or zeros where nothing is known; no gradient reaches those."""
     targets = jax.lax.stop_gradient(probabilities)
     return -(targets * jax.nn.log_softmax(logits)).sum() / jnp.maximum(targets.sum(), 1e-9)

@@ -8,14 +8,28 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+import tensorflow_datasets as tfds
+from absl import logging
 from jaxtyping import Array, Float
 
+from scemae_jax import config as configuration
 from scemae_jax.config import Config
-from scemae_jax.faces.parts import PartScheme
+from scemae_jax.data import sources
+from scemae_jax.data.datasets.mask_folder import MaskFolder, mask_folder_config
+from scemae_jax.data.record import Faces
+from scemae_jax.experiment import Experiment
+from scemae_jax.faces.parts import DRAWN, PartScheme
+from scemae_jax.model_file import load
 from scemae_jax.models.architecture import Backbone
 from scemae_jax.models.parsing import Parsed, Parser, ParsingHead, enlarge, in_windows
+from scemae_jax.systems.spcl import losses
 from scemae_jax.training import optimizer
+from scemae_jax.training.feed import Input, Kept, keep
+
+SOME = 2000
+"""Images of a split, where a part is enough: for the classes' shares, and for the first prototypes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +64,7 @@ class ParsingNetwork:
         """Of images in [0, 1] of any size, by windows."""
 
         def of_windows(windows: Array) -> Array:
-            return jax.nn.softmax(enlarge(self.apply(params, windows).logits, windows.shape[1:3]))
+            return jax.nn.softmax(enlarge(self.apply(params, windows).logits, (self.window, self.window)))
 
         return in_windows(of_windows, images, self.window)
 
@@ -59,9 +73,92 @@ class ParsingNetwork:
         slower = optax.scale(settings.encoder_rate)
         return optax.chain(
             optimizer.adamw(settings, steps),
-            optax.masked(slower, lambda params: {name: jax.tree.map(lambda _: name == "encoder", tree) for name, tree in params.items()}),
+            optax.masked(slower, {"encoder": True, "head": False}),
         )
 
     def schedule(self, settings: Config, steps: int) -> optax.Schedule:
         """Of the head's rate."""
         return optimizer.learning_rate(settings, steps)
+
+
+class Spcl(Experiment):
+    """An experiment of SPCL."""
+
+    @functools.cached_property
+    def source_dataset(self) -> tfds.core.DatasetBuilder:
+        """The labelled images."""
+        data = self.config.source_data
+        if data.dataset == "mask_folder":
+            config = mask_folder_config(data.root, self.config.classes)
+            builder = MaskFolder(config=config, data_dir=self.config.data.data_dir or None)
+        else:
+            builder = sources.dataset_builder(data.dataset, data_dir=self.config.data.data_dir, variant=data.variant)
+        sources.prepare(builder, data.root)
+        return builder
+
+    def prepare_data(self) -> None:
+        super().prepare_data()
+        self.first_prepares(lambda: self.source_dataset, "source dataset prepared")
+
+    @property
+    def data_version(self) -> str:
+        return f"{self.source_dataset.info.full_name} and {super().data_version}"
+
+    @functools.cached_property
+    def network(self) -> ParsingNetwork:
+        metadata = self.source_dataset.info.metadata or {}
+        scheme = DRAWN if tuple(metadata["parts"]) == DRAWN.names else PartScheme(names=tuple(metadata["parts"]))
+        backbone = configuration.architecture(self.config).backbone
+        return ParsingNetwork(backbone=backbone, parts=scheme, width=self.config.head_width)
+
+    def initial_params(self) -> Any:
+        """A random head on the encoder of `config.init`, or on a random one."""
+        config, backbone = self.config, self.network.backbone
+        if config.init:
+            model = load(config.init)
+            there = dataclasses.replace(model.architecture.backbone, dtype=backbone.dtype)
+            if there != backbone:
+                raise ValueError(f"config.init: {config.init} has {there}, the config has {backbone}: make them agree")
+            encoder = model.params["encoder"]
+            print(f"the parser starts from the encoder of {config.init}; its terms of use hold for what comes of it")
+        else:
+            windows = jnp.zeros((1, self.network.window, self.network.window, 3))
+            encoder = jax.jit(backbone.build().init)(jax.random.key(config.seed), windows)["params"]
+        return self.network.initial_params(config.seed, encoder)
+
+    def labelled_input(self, batch_size: int, seed: int) -> Input:
+        """Batches of source images with "parts"."""
+        return self._source.batches([1.0], batch_size=batch_size, seed=seed, workers=self.config.data.workers)
+
+    @functools.cached_property
+    def _source(self) -> Kept:
+        records = sources.records(self.source_dataset, self.config.source_data.splits, fields=("parts",))
+        return keep([records], cache=self.config.data.cache, mesh=self.mesh)
+
+    def some_source_images(self) -> Faces:
+        """At most `SOME` labelled images of each split, with their parts."""
+        splits = self.config.source_data.splits
+        return sources.read_faces(self.source_dataset, splits, SOME, fields=("parts",))
+
+    def class_weights(self) -> np.ndarray:
+        """Of the classes, by their share of the source's pixels; classes that it lacks are said."""
+        names, parts = self.network.parts.names, self.some_source_images().parts
+        assert parts is not None
+        pixels = np.bincount(parts.ravel(), minlength=256)[: len(names)]
+        if absent := [name for name, count in zip(names, pixels, strict=True) if not count]:
+            logging.warning("no source mask has %s: nothing is learnt of it", ", ".join(absent))
+        return losses.class_weights(pixels).astype(np.float32)
+
+    def parser(self, stage: str) -> Any:
+        """The parameters that a stage left: after `adapt` those of the teacher, if the target's labels are its."""
+        if stage == "adapt" and self.config.adapt.labels == "teacher":
+            state = self.trained("adapt", "state")
+            return state and state["teacher"]
+        return self.trained(stage)
+
+    def final_parser(self) -> Any:
+        """Of the last stage that has trained."""
+        found = [params for stage in ("self_train", "adapt", "source") if (params := self.parser(stage)) is not None]
+        if not found:
+            raise FileNotFoundError(f"no parser in {self.workdir}: put 'source' among config.stages")
+        return {name: found[0][name] for name in ("encoder", "head")}

@@ -31,18 +31,14 @@ def class_thresholds(histograms: Int[np.ndarray, "k bins"], most: float = 0.9) -
     return np.where(totals[:, 0] > 0, np.minimum(middle, most), most)
 
 
-def pseudo_labels(
-    probabilities: Float[Array, "*place k"], thresholds: Float[Array, " k"]
-) -> UInt8[Array, "*place"]:
+def pseudo_labels(probabilities: Float[Array, "*place k"], thresholds: Float[Array, " k"]) -> UInt8[Array, "*place"]:
     """The most probable class where its probability reaches the class's threshold, else `IGNORE`."""
     confidence, label = probabilities.max(axis=-1), probabilities.argmax(axis=-1)
     return jnp.where(confidence >= thresholds[label], label, IGNORE).astype(jnp.uint8)
 
 
-def class_mix(
-    key: Array, source_labels: Int[Array, "b h w"], num_classes: int
-) -> Array:
-    """Which source pixels are pasted on the target: those of half of each image's classes (ClassMix, Olsson et al. 2021).
+def class_mix(key: Array, source_labels: Int[Array, "b h w"], num_classes: int) -> Array:
+    """Which source pixels are pasted on the target: those of half of an image's classes (ClassMix, Olsson et al. 2021).
 
     Of an odd number of classes it is the larger half. Ignored pixels are not pasted.
 

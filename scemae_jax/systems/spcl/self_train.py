@@ -19,7 +19,7 @@ from scemae_jax.training.feed import Input
 def task(config: Config, network: ParsingNetwork, params: Any, target: Input, *, steps: int) -> loop.Task:
     """The task; `target` has images and "parts", the pseudo-labels."""
     settings, window = config.self_train, network.window
-    views = ml_collections.FrozenConfigDict(settings.augment)
+    views: Config = ml_collections.FrozenConfigDict(settings.augment)
 
     def loss(params: Any, _: loop.Fixed, batch: loop.Batch, key: Array) -> tuple[Array, dict[str, Array]]:
         target, _crops = augment.random_views(key, batch["target"], views, window, network.parts)

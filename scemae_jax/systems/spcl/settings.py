@@ -12,7 +12,7 @@ METHODS = ("source", "self_training", "spcl", "no_prototypes", "spcl_paper", "or
 
 def default() -> Config:
     """Ours: a teacher's soft labels, ClassMix, and contrast with unit prototypes."""
-    config = shared.base("spcl", ("source", "adapt", "measure", "report", "export"))
+    config = shared.base("spcl", ("source", "adapt", "measure"))
     config.classes = "faces"  # a scheme of scemae_jax.faces.parts or data.class_maps; "": the source's classes.csv
     config.head_width = 64  # channels of the head's features
 
@@ -82,7 +82,7 @@ def choose_method(config: Config, method: str) -> None:
     elif method == "no_prototypes":
         adapt.contrast.weight = 0.0
     elif method == "spcl_paper":
-        config.stages = ("source", "adapt", "self_train", "measure", "report", "export")
+        config.stages = ("source", "adapt", "self_train", "measure")
         config.source.adversary = 0.001
         config.source.logit_temperature = adapt.logit_temperature = 1.8
         adapt.labels, adapt.class_mix, adapt.target_weight = "offline", False, 0.0
@@ -92,3 +92,32 @@ def choose_method(config: Config, method: str) -> None:
         contrast.unit_prototypes = contrast.class_balanced = False
     elif method not in METHODS:
         raise ValueError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
+
+
+def check(config: Config) -> None:
+    """Checks what every stage will need.
+
+    Raises:
+      ValueError: a field has a value that does not exist, or does not fit another.
+    """
+    shared.check(config)
+    shared.check_choices(
+        config,
+        {
+            "source_data.dataset": ("synthetic_faces", "mask_folder"),
+            "adapt.labels": ("teacher", "offline"),
+            "export.dtype": ("float32", "float16"),
+        },
+    )
+    for stage in ("source", "adapt", "self_train"):
+        shared.check_training(config, stage)
+        if config[stage].steps < 1:
+            raise ValueError(f"config.{stage}.steps is {config[stage].steps}: choose 1 or more")
+    contrast = config.adapt.contrast
+    if contrast.temperature <= 0:
+        raise ValueError(f"config.adapt.contrast.temperature is {contrast.temperature}: it must be positive")
+    for name in ("momentum", "least_confidence"):
+        if not 0 <= contrast[name] <= 1:
+            raise ValueError(f"config.adapt.contrast.{name} is {contrast[name]}: choose one from 0 to 1")
+    if config.source_data.dataset == "mask_folder" and not config.source_data.root:
+        raise ValueError("config.source_data.root is empty: name the folder with images/ and masks/")

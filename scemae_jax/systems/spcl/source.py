@@ -49,7 +49,7 @@ def task(
     `weights` are of the classes, in the cross-entropy.
     """
     settings, window = config.source, network.window
-    views = ml_collections.FrozenConfigDict(settings.augment)
+    views: Config = ml_collections.FrozenConfigDict(settings.augment)
     discriminator = Discriminator()
     if settings.adversary:
         maps = jnp.zeros((1, window, window, len(network.parts.names)))
@@ -64,9 +64,11 @@ def task(
 
         frozen, own = jax.lax.stop_gradient(params["discriminator"]), params["discriminator"]
         fooled = _domain_loss(said(frozen, on_target), 1.0)
-        told = [_domain_loss(said(own, jax.lax.stop_gradient(logits)), domain) for logits, domain in
-                ((on_source, 1.0), (on_target, 0.0))]  # fmt: skip
-        return fooled, sum(told) / 2
+        told_source, told_target = (
+            _domain_loss(said(own, jax.lax.stop_gradient(logits)), domain)
+            for logits, domain in ((on_source, 1.0), (on_target, 0.0))
+        )
+        return fooled, (told_source + told_target) / 2
 
     def loss(params: Any, _: loop.Fixed, batch: loop.Batch, key: Array) -> tuple[Array, dict[str, Array]]:
         source_key, target_key = jax.random.split(key)
@@ -82,12 +84,9 @@ def task(
 
     trained = network.optimizer(settings, steps)
     if settings.adversary:
-        kinds = {"encoder": "parser", "head": "parser", "discriminator": "discriminator"}
         rate = optax.polynomial_schedule(1e-4, 0.0, 0.9, steps)
-        both = {"parser": trained, "discriminator": optax.adam(rate, 0.9, 0.99)}
-        trained = optax.multi_transform(
-            both, lambda params: {name: jax.tree.map(lambda _: kinds[name], tree) for name, tree in params.items()}
-        )
+        kinds = {"encoder": "parser", "head": "parser", "discriminator": "discriminator"}
+        trained = optax.multi_transform({"parser": trained, "discriminator": optax.adam(rate, 0.9, 0.99)}, kinds)
     return loop.Task(
         name="source",
         loss=loss,

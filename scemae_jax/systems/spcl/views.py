@@ -12,7 +12,7 @@ from scemae_jax.ops.blur import gaussian_blur
 
 
 def strengthen(key: Key[Array, ""], images: Float[Array, "b h w 3"], settings: Config) -> Float[Array, "b h w 3"]:
-    """Strong colour jitter (`settings.jitter`), and blur up to a deviation of `settings.blur` pixels for half of them."""
+    """Strong colour jitter (`settings.jitter`), and for half of them blur, up to `settings.blur` pixels wide."""
     colour_key, blur_key, blurred_key = jax.random.split(key, 3)
     if settings.jitter:
         images = augment.colour_jitter(colour_key, images, settings.jitter)

@@ -1,0 +1,23 @@
+"""Parts of real faces, learnt from drawn faces' masks and from real faces without any.
+
+  python -m scemae_jax.main --config configs/spcl/faces.py --config.data.root=FOLDER --workdir runs/parts
+
+FOLDER holds unlabelled faces. `faces.py:METHOD` takes another method: source, self_training, no_prototypes, spcl_paper.
+"""
+
+import ml_collections
+
+from scemae_jax.systems.spcl.settings import choose_method, default
+
+
+def get_config(method: str = "spcl") -> ml_collections.ConfigDict:
+    config = default()
+    config.data.dataset = "landmark_folder"
+    config.data.train_splits = ("train", "validation")
+    config.data.unlabelled_splits = ("train", "validation", "unlabeled", "unlabeled_validation")
+    config.init = "xs8_ytf68"
+    config.model.encoder = "XS/8"
+    config.model.decoder_width, config.model.decoder_depth, config.model.decoder_heads = 64, 2, 2
+    config.model.projection = 96
+    choose_method(config, method)
+    return config

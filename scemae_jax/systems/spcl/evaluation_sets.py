@@ -1,0 +1,135 @@
+"""Images with true masks that a parser is measured on, and the classes and groups of classes that count there."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from scemae_jax.config import Config
+from scemae_jax.data import sources
+from scemae_jax.data.datasets.landmark_folder import LandmarkFolder, folder_config
+from scemae_jax.data.datasets.mask_folder import MaskFolder, mask_folder_config
+from scemae_jax.evaluation import segmentation
+from scemae_jax.faces import part_polygons
+from scemae_jax.faces.frame import Frame
+from scemae_jax.faces.parts import IGNORED, PartScheme
+
+CHUNK = 64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Grouping:
+    """Classes that count together: of each class its group, -1 for one that does not count."""
+
+    name: str
+    names: tuple[str, ...]
+    groups: tuple[int, ...]
+
+
+def groupings(parts: PartScheme, asked: tuple[str, ...]) -> list[Grouping]:
+    """By name: "all" classes, or of faces "landmarks" (what landmarks tell) and "fasseg" (what FASSEG has).
+
+    Raises:
+      ValueError: a name is unknown, or is of faces and the classes are others.
+    """
+    merged = {
+        "all": {name: name for name in parts.names},
+        "landmarks": {
+            **dict.fromkeys(("background", "hair", "neck", "clothing"), "other"),
+            **{name: name for name in part_polygons.PARTS[1:]},
+        },
+        "fasseg": {
+            "background": "background", "clothing": "background", "skin": "skin", "neck": "skin", "hair": "hair",
+            "brows": "brows", "eyes": "eyes", "nose": "nose", "lips": "lips", "inner_mouth": "lips",
+        },
+    }  # fmt: skip
+    found = []
+    for name in asked:
+        if name not in merged:
+            raise ValueError(f"no grouping is called {name!r}: choose {', '.join(merged)}")
+        if missing := merged[name].keys() - set(parts.names):
+            raise ValueError(f"grouping {name!r} needs the classes {', '.join(sorted(missing))}, which are not there")
+        names = tuple(dict.fromkeys(merged[name].values()))
+        groups = tuple(names.index(merged[name][part]) if part in merged[name] else -1 for part in parts.names)
+        found.append(Grouping(name=name, names=names, groups=groups))
+    return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TestSet:
+    """Images, and what is true of their pixels."""
+
+    name: str
+    images: UInt8[np.ndarray, "n h w 3"]
+    masks: UInt8[np.ndarray, "n h w"]
+    """Classes, or with `polygons` those of `part_polygons.PARTS`; 255 does not count."""
+    asked: tuple[str, ...]
+    """Names of groupings."""
+    polygons: bool = False
+
+    def confusions(
+        self, find: Callable[[np.ndarray], Float[np.ndarray, "b s s k"]], frame: Frame, parts: PartScheme
+    ) -> dict[Grouping, np.ndarray]:
+        """Of the centre windows, by grouping; classes that do not count are no choice for the parser.
+
+        `find` gives probabilities of uint8 windows.
+        """
+        asked = groupings(parts, self.asked)
+        totals = {grouping: np.zeros((len(grouping.names),) * 2, np.int64) for grouping in asked}
+        for start in range(0, len(self.images), CHUNK):
+            windows = frame.centre_window(self.images[start : start + CHUNK])
+            truth = frame.centre_window(self.masks[start : start + CHUNK, ..., None])[..., 0]
+            probabilities = find(windows)
+            for grouping in asked:
+                groups = np.asarray(grouping.groups)
+                chosen = np.where(groups >= 0, probabilities, -1).argmax(axis=-1)
+                count = len(grouping.names)
+                table = np.full(256, IGNORED)
+                if self.polygons:
+                    table[: len(part_polygons.PARTS)] = [grouping.names.index(part) for part in part_polygons.PARTS]
+                else:
+                    table[: len(groups)] = np.where(groups >= 0, groups, IGNORED)
+                totals[grouping] += segmentation.confusion(groups[chosen], table[truth], count)
+        return totals
+
+
+def open_set(description: str, config: Config) -> TestSet:
+    """Reads "NAME=FOLDER", "NAME=FOLDER:SPLIT" or "NAME=FOLDER:SPLIT:GROUPING+GROUPING".
+
+    FOLDER has `masks`, or a `landmarks.csv` with 68 landmarks, whose polygons then are the truth. An empty SPLIT is
+    all of them.
+
+    Raises:
+      ValueError: the description has another form, or the folder cannot be used.
+    """
+    name, separator, rest = description.partition("=")
+    folder, _, rest = rest.partition(":")
+    split, _, asked = rest.partition(":")
+    if not separator or not folder:
+        raise ValueError(f"config.measure.sets has {description!r}: write NAME=FOLDER:SPLIT:GROUPING")
+    polygons = not (Path(folder).expanduser() / "masks").is_dir()
+    data_dir = config.data.data_dir or None
+    if polygons:
+        builder = LandmarkFolder(config=folder_config(folder), data_dir=data_dir)
+    else:
+        builder = MaskFolder(config=mask_folder_config(folder, config.classes), data_dir=data_dir)
+    sources.prepare(builder, "")
+    splits = [split] if split else list(builder.info.splits)
+    if not polygons:
+        faces = sources.read_faces(builder, splits, fields=("parts",))
+        assert faces.parts is not None
+        return TestSet(
+            name=name, images=faces.images, masks=faces.parts, asked=tuple((asked or "all").split("+"))
+        )  # fmt: skip
+    faces = sources.read_faces(builder, splits).annotated()
+    if not len(faces) or faces.landmarks.shape[1] != 68:
+        raise ValueError(f"{folder} has neither masks nor faces with 68 landmarks: add one of the two")
+    size = (faces.images.shape[1], faces.images.shape[2])
+    masks = np.stack([part_polygons.part_mask(points, size) for points in faces.landmarks])
+    return TestSet(
+        name=name, images=faces.images, masks=masks, asked=tuple((asked or "landmarks").split("+")), polygons=True
+    )  # fmt: skip
