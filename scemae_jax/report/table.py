@@ -86,7 +86,7 @@ class Grid:
 
 
 def labels(rows: pd.DataFrame, fields: Sequence[str]) -> list[str]:
-    """What tells each row apart, in words: "SCE-MAE, position-free", "different, 5 random pairings"."""
+    """What tells each row apart, in words: "SCE-MAE, position-free, 5 random pairings, stride 4"."""
     present = [field for field in fields if field in rows]
     return [", ".join(filter(None, map(_words, present, values))) for values in rows[present].itertuples(index=False)]
 
@@ -97,7 +97,9 @@ def _words(field: str, value: Any) -> str:
         return ""
     if isinstance(value, bool | np.bool_):
         return name.replace(" ", "-") if value else ""
-    return str(value) if isinstance(value, str) else count_of(value, name)
+    if isinstance(value, str):
+        return value
+    return count_of(value, name) if name.endswith("s") else f"{name} {value:g}"
 
 
 def number(value: Any, digits: int = 0) -> str:
@@ -149,7 +151,7 @@ def print_results(results: Mapping[str, Any], tables: Iterable[Table]) -> None:
 
 
 def _screen(table: Table, cells: pd.DataFrame) -> Screen:
-    screen = Screen(title=f"{table.title}: {table.about}")
+    screen = Screen(title=": ".join(filter(None, [table.title, table.about])))
     screen.add_column(table.index[0])
     for column in cells:
         screen.add_column(str(column), justify="right")
