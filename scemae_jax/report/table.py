@@ -34,9 +34,14 @@ class Table:
     best: Literal["lowest", "highest"] = "lowest"
     digits: int = 2
     ours: tuple[str, ...] = ()
-    """Methods of the system; the first that was measured is held against the others."""
+    """Methods of the system, those to be held against the others first."""
     headlines: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Titles of the columns that matter most, by their label."""
+
+    @property
+    def own(self) -> str | None:
+        """The method that stands for the system: the first of `ours` that was measured."""
+        return next((name for name in self.ours if name in set(self.rows["method"])), None)
 
     def grid(self) -> Grid:
         """Its cells by the labels of rows and columns, both in the order of the measurements.
