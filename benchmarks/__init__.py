@@ -1,1 +1,1 @@
-"""How fast it is, and whether a device computes what a CPU does: `python -m benchmarks --help`."""
+"""Measures speed and memory, and whether a device agrees with the CPU: `python -m benchmarks --help`."""

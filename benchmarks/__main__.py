@@ -9,7 +9,7 @@ Suites:
   input      the step of stage 1 with images on the device, in memory, or decoded for every batch
   agreement  operations on the CPU and on the default device: errors, and whether they pass
 
-Contenders take turns. --output is written after every suite, and the same command goes on after those it has.
+Contenders take turns. --output is written after every suite; the same command skips the suites that it has.
 Exit status: 0 done, 1 error or a disagreement.
 """
 
@@ -38,7 +38,7 @@ SUITES = {
 
 
 def table(title: str, rows: list[Row]) -> Table:
-    """On the screen."""
+    """Rows as a table for the screen."""
     found = Table(*rows[0], title=title)
     for row in rows:
         found.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
@@ -46,10 +46,10 @@ def table(title: str, rows: list[Row]) -> Table:
 
 
 def run(settings: Settings) -> dict[str, Any]:
-    """The results: those in the file, and those of the suites that it lacks.
+    """Measures the suites that the output file lacks, and returns all results.
 
     Raises:
-      ValueError: a setting does not exist, or the file's results are of others or of another kind of device.
+      ValueError: a setting does not exist, or the file's results are of other settings or another kind of device.
     """
     names, output, device = settings.suite.split(","), Path(settings.output), jax.devices()[0].device_kind
     if unknown := set(names) - SUITES.keys():

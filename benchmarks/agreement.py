@@ -1,4 +1,4 @@
-"""Whether a device computes what a CPU does: how far apart the results of both are."""
+"""Whether a device agrees with the CPU: errors between their results."""
 
 import dataclasses
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def relative_error(expected: Any, found: Any) -> float:
 
 
 def operations(settings: Settings) -> dict[str, tuple[Callable[..., Any], Any]]:
-    """By name: a function, and what it is given. The gradients include augmentation, clustering and the losses."""
+    """Functions and their inputs, by name. The gradients include augmentation, clustering and the losses."""
     images, rng = settings.images(IMAGES), np.random.default_rng(0)
     pretrain, refine = (
         stage_task(settings.config, stage, noise_on_devices(settings, IMAGES)) for stage in ("pretrain", "refine")
@@ -62,7 +62,7 @@ def operations(settings: Settings) -> dict[str, tuple[Callable[..., Any], Any]]:
 
 
 def agreement(settings: Settings) -> list[Row]:
-    """All on the CPU in float32 and on the default device; there also features and stage 1 in bfloat16."""
+    """Compares the CPU in float32 with the default device, for features and stage 1 also in bfloat16."""
     cpu, device, rows = jax.local_devices(backend="cpu")[0], jax.local_devices()[0], []
     exact = operations(dataclasses.replace(settings, dtype="float32"))
     for dtype, bar in BARS.items():

@@ -1,4 +1,4 @@
-"""Contenders timed in turns, so that what else the machine does slows all of them alike."""
+"""Times contenders in turns, so that other load on the machine slows all of them equally."""
 
 import math
 import time
@@ -10,7 +10,7 @@ from humanize import naturalsize
 from jax.stages import Compiled
 
 Row = dict[str, Any]
-"""What was measured of one thing; plain enough for JSON."""
+"""One contender's measurements; plain enough for JSON."""
 
 
 class Contender(NamedTuple):
@@ -18,21 +18,21 @@ class Contender(NamedTuple):
 
     name: str
     images: int
-    """That one call takes in."""
+    """Images that one call processes."""
     run: Callable[[int], None]
-    """Makes so many calls, and returns once the last is done."""
+    """Makes so many calls and returns when the last is done."""
     memory: str = ""
 
 
 def memory(program: Compiled) -> str:
-    """Of arguments, results and temporaries; what is donated counts once."""
+    """Memory of arguments, results and temporaries; donated buffers count once."""
     found: Any = program.memory_analysis()
     needed = found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
     return naturalsize(needed - found.alias_size_in_bytes, binary=True)
 
 
 def calls_per_second(run: Callable[[int], None], seconds: float) -> float:
-    """Calls for so many seconds or more, with few waits for the device."""
+    """Speed of a function that is called for at least so many seconds, with few waits for the device."""
     start, calls, count, elapsed = time.perf_counter(), 0, 1, 0.0
     while not calls or elapsed < seconds:
         run(count)
@@ -42,9 +42,9 @@ def calls_per_second(run: Callable[[int], None], seconds: float) -> float:
 
 
 def measure(contenders: Sequence[Contender], *, repeats: int, seconds: float) -> list[Row]:
-    """Times the contenders in turns of so many seconds or more, after one call of each; a row for each.
+    """Times the contenders in turns of at least so many seconds, after one call of each; a row for each.
 
-    The relative speeds are the ratios to the first's, turn by turn, with their interquartile range.
+    Relative speeds are ratios to the first contender's, turn by turn, with their interquartile range.
     """
     for contender in contenders:
         contender.run(1)

@@ -11,7 +11,7 @@ from transformers import ViTMAEConfig, ViTMAEForPreTraining
 from benchmarks.measure import Contender
 from benchmarks.suites import Settings, normalised_views
 from scemae_jax.faces.frame import FRAME
-from scemae_jax.model import Architecture
+from scemae_jax.models.architecture import Architecture
 from scemae_jax.models.vit import LAYER_NORM_EPSILON
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -19,7 +19,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 def masked_autoencoder(architecture: Architecture) -> ViTMAEForPreTraining:
     """Hugging Face's MAE of these sizes, with random weights."""
-    v = architecture.variant
+    v, network = architecture.backbone.variant, architecture.build_mae()
     config = ViTMAEConfig(
         image_size=FRAME.window,
         patch_size=v.patch_size,
@@ -27,13 +27,13 @@ def masked_autoencoder(architecture: Architecture) -> ViTMAEForPreTraining:
         num_hidden_layers=v.depth,
         num_attention_heads=v.num_heads,
         intermediate_size=4 * v.width,
-        decoder_hidden_size=architecture.decoder_width,
-        decoder_num_hidden_layers=architecture.decoder_depth,
-        decoder_num_attention_heads=architecture.decoder_heads,
-        decoder_intermediate_size=4 * architecture.decoder_width,
+        decoder_hidden_size=network.decoder_width,
+        decoder_num_hidden_layers=network.decoder_depth,
+        decoder_num_attention_heads=network.decoder_heads,
+        decoder_intermediate_size=4 * network.decoder_width,
         layer_norm_eps=LAYER_NORM_EPSILON,
-        norm_pix_loss=architecture.normalise_target,
-        mask_ratio=architecture.mask_ratio,
+        norm_pix_loss=network.normalise_target,
+        mask_ratio=network.mask_ratio,
         attn_implementation="sdpa",  # pyright: ignore[reportCallIssue] - of the base class, not declared there
     )
     with DEVICE:
@@ -48,14 +48,10 @@ def decays(name: str) -> bool:
 def pretrain_step(settings: Settings, *, compiled: bool) -> Contender:
     """A step of stage 1 on a constant batch, without augmentation; eager, or by `torch.compile`."""
     stage, network = settings.config.pretrain, masked_autoencoder(settings.architecture)
-    trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
-    groups = [
-        {
-            "params": [p for name, p in trained.items() if decays(name) == kind],
-            "weight_decay": kind * stage.weight_decay,
-        }
-        for kind in (True, False)
-    ]
+    groups = [{"params": [], "weight_decay": 0.0}, {"params": [], "weight_decay": stage.weight_decay}]
+    for name, weight in network.named_parameters():
+        if weight.requires_grad:
+            groups[decays(name)]["params"].append(weight)
     optimizer = torch.optim.AdamW(groups, lr=stage.learning_rate, betas=tuple(stage.betas), fused=DEVICE.type == "cuda")
     views = normalised_views(settings, stage.batch_size).transpose(0, 3, 1, 2)
     images, forward = torch.from_numpy(views.copy()).to(DEVICE), torch.compile(network) if compiled else network
@@ -97,7 +93,7 @@ def density_peaks(tokens: torch.Tensor, num_clusters: int) -> tuple[torch.Tensor
 
 
 def _contender(name: str, images: int, call: Callable[[], Any]) -> Contender:
-    """With as many threads as cores, and products of float32 as coarse on a GPU as JAX has them."""
+    """With as many threads as cores, and the precision of float32 products on a GPU that JAX uses."""
     torch.set_num_threads(os.cpu_count() or 1)
     torch.set_float32_matmul_precision("high")
 

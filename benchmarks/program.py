@@ -1,4 +1,4 @@
-"""What a compiled program says of itself, read from its text."""
+"""Costs of a compiled program, read from its text."""
 
 import math
 import re
@@ -21,7 +21,7 @@ class Instruction(NamedTuple):
 
 
 def array_bytes(types: str, *, in_hbm: bool = False) -> int:
-    """Bytes of all arrays whose types are in a text, or of those alone that lie in the chip's memory."""
+    """Bytes of all arrays whose types are in a text, or only of those in the chip's memory (HBM)."""
     total = 0
     for dtype, axes, layout in _ARRAY.findall(types):
         if not (in_hbm and "S(" in layout):
@@ -31,7 +31,7 @@ def array_bytes(types: str, *, in_hbm: bool = False) -> int:
 
 
 def computations(text: str) -> tuple[dict[str, list[Instruction]], str]:
-    """The instructions of each computation of a compiled program, and the name of the one that runs."""
+    """The instructions of each computation of a compiled program, and the name of its entry computation."""
     found: dict[str, list[Instruction]] = {}
     entry, lines = "", []
     for line in text.splitlines():
@@ -44,7 +44,7 @@ def computations(text: str) -> tuple[dict[str, list[Instruction]], str]:
 
 
 def operands(line: Instruction, types: dict[str, str]) -> list[str]:
-    """Types of what an instruction reads, of all types in its computation, by name."""
+    """Types of what an instruction reads; `types` are those of its computation, by name."""
     return [types.get(name, "") for name in re.findall(r"%[\w.-]+", line.rest.split("), ")[0])]
 
 
@@ -52,8 +52,8 @@ def read_program(text: str) -> dict[str, Any]:
     """What one chip does in one run of a compiled program; loops count as often as they run.
 
     Returns:
-      hbm_bytes: read from and written to its memory; not what the compiler keeps on the chip.
-      cycles: that the compiler expects of its instructions, one after the other; copies and collectives apart.
+      hbm_bytes: read from and written to its memory, without what the compiler keeps on the chip.
+      cycles: what the compiler expects of its instructions, one after the other, without copies and collectives.
       collectives: for each kind the `count`, and the `bytes` of one chip.
     """
     found, entry = computations(text)
@@ -76,23 +76,23 @@ def _count(work: dict[str, Any], found: dict[str, list[Instruction]], lines: lis
         inside = found[called[1]] if called else []
         read = " ".join(operands(line, types))
         cycles = re.search(r'"estimated_cycles":"(\d+)"', line.rest)
-        if cycles and int(cycles[1]) < 1e12:  # more stands for: not known
+        if cycles and int(cycles[1]) < 1e12:  # more means unknown
             work["cycles"] += times * int(cycles[1])
         for each in (line, *inside):
-            # A collective that runs beside other instructions is in each of these, on one channel.
+            # A collective that overlaps with other instructions is listed in each of them, with one channel id.
             kind, channel = each.op.removesuffix("-start"), re.search(r"channel_id=\d+", each.rest)
             if kind not in COLLECTIVES or (channel and channel[0] in seen):
                 continue
             seen |= {channel[0]} if channel else set()
-            # A sum of which each chip keeps a part is an all-reduce in a computation with a name of its own.
+            # A reduce-scatter is an all-reduce in a computation with a name of its own.
             kind = "reduce-scatter" if "calls=%all-reduce-scatter" in line.rest else kind
             counted = work["collectives"].setdefault(kind, {"count": 0, "bytes": 0})
             counted["count"] += times
             both_sides = each.op in ("all-gather-start", "collective-permute-start", "reduce-scatter-start")
             counted["bytes"] += times * (array_bytes(each.type) - (array_bytes(read) if both_sides else 0))
-        if line.op in ("copy-start", "slice-start"):  # between the memory and the chip; the type names both sides
+        if line.op in ("copy-start", "slice-start"):  # the type names both sides of the copy
             moved = array_bytes(line.type) - array_bytes(read)
-        elif any(each.op in ("gather", "dynamic-slice") for each in (line, *inside)):  # reads as much as it gives
+        elif any(each.op in ("gather", "dynamic-slice") for each in (line, *inside)):  # reads as much as it returns
             moved = 2 * array_bytes(line.type, in_hbm=True)
         else:
             moved = array_bytes(line.type + read, in_hbm=True)

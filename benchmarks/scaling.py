@@ -1,10 +1,10 @@
-"""What training would cost on slices of TPUs and on a GPU, by their compilers' figures. No TPU and no GPU is used.
+"""Estimates what training costs on slices of TPUs and on a GPU, from their compilers. It needs no TPU and no GPU.
 
   python -m benchmarks.scaling --output docs/scaling.json --page docs/scaling.md
 
-The very steps of training are compiled for the devices of `PLANS`: memory, operations and what goes over the
-interconnect are read from the compiled programs; times are estimated from them. For a slice of TPUs a compilation takes
-minutes, for a GPU one; what the output has already is not compiled again.
+It compiles the training steps for the devices of `PLANS`, reads memory, operations and traffic over the interconnect
+from the compiled programs, and estimates times from these. A compilation takes minutes for a slice of TPUs, one minute
+for a GPU. Plans that are already in the output are not compiled again.
 """
 
 import argparse
@@ -33,8 +33,7 @@ from scemae_jax.training import feed, loop, sharding
 
 CELEBA = 162_770
 """Training images."""
-IMAGE = (FRAME.image_size, FRAME.image_size, 3)
-
+IMAGE = feed.Layout((FRAME.image_size, FRAME.image_size, 3), jnp.uint8)
 
 CHIPS = {
     "v5e": {"flops": 197e12, "hbm": 819e9, "ici": 200e9, "clock": 1.5e9},
@@ -55,20 +54,20 @@ PLANS = Path(__file__).with_name("plans.txt").read_text().splitlines()
 
 
 def describe_chips() -> None:
-    """Tells JAX, before it looks for devices, that compilers are wanted and neither TPU nor GPU."""
-    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # else libtpu asks the network which TPU this machine has
-    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # else it takes itself to be the one that uses the TPU
+    """Sets JAX up, before it looks for devices, to use the compilers without a TPU or GPU."""
+    os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # else libtpu asks the network for this machine's TPU
+    os.environ["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # else it locks the TPU for this process
     os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"  # else JAX wants a driver
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    # Whether Triton's matrix products are faster than cuBLAS's is measured on the GPU: without one, cuBLAS's.
+    # XLA measures on the GPU whether Triton's matrix products are faster than cuBLAS's; without a GPU use cuBLAS's.
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_enable_triton_gemm=false".strip()
     jax.config.update("jax_platforms", "cpu")
 
 
 def described_mesh(slice: str, fsdp: int) -> Mesh:
-    """A mesh of chips that are only described: programs can be compiled for it, not run. After `describe_chips`."""
+    """A mesh of chips that are only described: programs compile for it but do not run. Call `describe_chips` first."""
     chip, topology = slice.split(":")
-    if chip == "h100":  # so many of one machine
+    if chip == "h100":  # all in one machine
         found = topologies.get_topology_desc(
             platform="cuda", target_config=H100.read_text(), topology=f"1x1x{topology}"
         )
@@ -91,12 +90,12 @@ def compile_training(config: Config, stage: str, mesh: Mesh, *, xla_attention: b
 
 
 def training_step(config: Config, stage: str, mesh: Mesh, num_images: int = CELEBA) -> tuple[Any, tuple[Any, ...]]:
-    """The step of a stage as `training.loop` has it, not traced yet, and its arguments as shapes."""
+    """The step of a stage as `training.loop` builds it, not traced yet, and its arguments as shapes."""
     batch_size = config[stage].batch_size
     source = feed.Input(
         batches=cast(Any, None),  # none is drawn
         batch_size=batch_size,
-        read=functools.partial(feed.read_images, mesh, IMAGE),
+        read=functools.partial(feed.read_held, mesh, {"image": IMAGE}),
         replicated=True,
     )
     task = stage_task(config, stage, source, lambda build: functools.partial(jax.eval_shape, build))
@@ -104,7 +103,7 @@ def training_step(config: Config, stage: str, mesh: Mesh, num_images: int = CELE
     held = jax.ShapeDtypeStruct(feed.held_shape(mesh, num_images, IMAGE), jnp.int32, sharding=rows)
     numbers = {"number": jax.ShapeDtypeStruct((batch_size,), jnp.int32)}
     batch = on_every_chip({"unlabelled": numbers}, mesh)
-    return step_of(task, mesh, config.mesh.rules, {"unlabelled": held}, batch)
+    return step_of(task, mesh, config.mesh.rules, {"unlabelled": {"image": held}}, batch)
 
 
 def step_of(
@@ -118,7 +117,7 @@ def step_of(
 
 
 def on_every_chip(tree: Any, mesh: Mesh) -> Any:
-    """The shapes of a tree of arrays (or shapes) that each chip holds."""
+    """The shapes of arrays (or shapes) that every chip holds."""
     return jax.tree.map(lambda leaf: _placed(leaf, sharding.replicated(mesh)), tree)
 
 
@@ -126,14 +125,8 @@ def _placed(leaf: Any, where: NamedSharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
 
-def count_flops(config: Config, stage: str) -> float:
-    """Of a step as it is written, before a compiler computes parts of it again: XLA's count."""
-    step, arguments = training_step(config, stage, sharding.make_mesh(jax.devices("cpu")[:1]))
-    return step.lower(*arguments).cost_analysis()["flops"]
-
-
 def measure(plan: str) -> dict[str, Any]:
-    """Compiles a plan's step and says what it costs a chip."""
+    """Compiles a plan's step and returns its costs for a chip."""
     size, stage, slice, fsdp, batch_size, *attention = re.split(r" (?:\w+=)?", plan)
     on_gpu, mesh = slice.startswith("h100:"), described_mesh(slice, int(fsdp))
     compiler = "jax-cuda12-pjrt" if on_gpu else "libtpu"
@@ -147,19 +140,21 @@ def measure(plan: str) -> dict[str, Any]:
         return found
     memory = compiled.memory_analysis()
     temporary = memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
+    step, arguments = training_step(config, stage, sharding.make_mesh(jax.devices("cpu")[:1]))
+    flops = step.lower(*arguments).cost_analysis()["flops"]  # as written, before a compiler recomputes parts of it
     return found | {
         "fits": not on_gpu or memory.argument_size_in_bytes + temporary <= GPU_MEMORY,
         "images_bytes": 4 * math.prod(feed.held_shape(mesh, CELEBA, IMAGE)) // mesh.size,
         "argument_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": temporary,
-        "flops": count_flops(config, stage) / mesh.size,
+        "flops": flops / mesh.size,
         **program.read_program(compiled.as_text()),
     }
 
 
 def seconds(row: dict[str, Any], chip: dict[str, float]) -> tuple[float, float, float, float]:
     """Estimates of a step's time: of all operations, of memory, of the interconnect, and of the compiler's cycles."""
-    # A ring sends what an all-reduce sums twice: once to sum it, once to hand the sum round.
+    # A ring sends the bytes of an all-reduce twice: once to sum them, once to distribute the sum.
     sent = sum((2 if kind == "all-reduce" else 1) * each["bytes"] for kind, each in row["collectives"].items())
     compute, memory = row["flops"] / chip["flops"], row["hbm_bytes"] / chip["hbm"]
     return compute, memory, sent / chip["ici"], row["cycles"] / chip["clock"]
@@ -172,7 +167,7 @@ HEADER = (
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
-    """What was found, as Markdown. A step takes the time at the peaks or of the cycles, and the exchange."""
+    """The costs in Markdown. A step takes the time at the peaks, or of the cycles, plus that of the exchange."""
     lines = [HEADER, ["---"] * len(HEADER)]
     for plan, row in ((plan, found[plan]) for plan in PLANS if plan in found):
         lines.append([plan if row["fits"] else f"{plan}: does not fit"])
@@ -182,10 +177,8 @@ def table(found: dict[str, dict[str, Any]]) -> str:
             sizes = row["images_bytes"], row["argument_bytes"] - row["images_bytes"], row["temporary_bytes"]
             lines[-1] += [naturalsize(each, binary=True) for each in sizes]
             lines[-1] += [f"{row['flops'] / 1e9:,.0f}", naturalsize(row["hbm_bytes"])]
-            collectives = sorted(row["collectives"].items())
-            lines[-1] += [
-                ", ".join(f"{each['count']} {kind} {naturalsize(each['bytes'])}" for kind, each in collectives)
-            ]
+            sent = sorted(row["collectives"].items())
+            lines[-1] += [", ".join(f"{each['count']} {kind} {naturalsize(each['bytes'])}" for kind, each in sent)]
             lines[-1] += [", ".join(f"{1e3 * each:.1f}" for each in took)]
             lines[-1] += [f"{images / (max(compute, memory) + exchange):,.0f}"]
             lines[-1] += [f"{images / (cycles + exchange):,.0f}" if cycles else ""]
@@ -205,9 +198,8 @@ def main() -> None:
         found[plan] = measure(plan)
         arguments.output.write_text(json.dumps(found, indent=1) + "\n")
     if arguments.page:  # between the page's two marks
-        before, _, after = re.split(
-            r"(?<=<!-- table -->\n)(.*?)(?=<!-- end -->)", arguments.page.read_text(), flags=re.S
-        )
+        page = arguments.page.read_text()
+        before, _, after = re.split(r"(?<=<!-- table -->\n)(.*?)(?=<!-- end -->)", page, flags=re.S)
         arguments.page.write_text(f"{before}\n{table(found)}\n\n{after}")
 
 

@@ -1,4 +1,4 @@
-"""What is timed: the training steps of both stages, clustering, and the input."""
+"""The suites: training steps of both stages, clustering, and the input."""
 
 import dataclasses
 import functools
@@ -18,18 +18,20 @@ from benchmarks.measure import Contender, Row, measure, memory
 from scemae_jax import config as configuration
 from scemae_jax.config import Config
 from scemae_jax.data import sources
+from scemae_jax.data.augment import random_views
+from scemae_jax.data.pipeline import InMemory
 from scemae_jax.faces.frame import FRAME
-from scemae_jax.model import Architecture
 from scemae_jax.models import carb, mae
+from scemae_jax.models.architecture import Architecture
 from scemae_jax.ops.density_peaks import density_peaks_of_images
 from scemae_jax.ops.lcr import lcr_loss
 from scemae_jax.systems.sce_mae import pretrain, refine
 from scemae_jax.systems.sce_mae import settings as sce_mae
 from scemae_jax.training import loop, sharding
-from scemae_jax.training.feed import Input, from_host, on_devices, open_input
+from scemae_jax.training.feed import Input, keep
 
 STEPS = 1000
-"""Of the learning rate's schedule, which no time depends on."""
+"""Of the learning rate's schedule; no time depends on it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,14 +43,14 @@ class Settings:
     decoder: str = "512x8x16"  # Of stage 1: width x depth x heads.
     batch_size: int = 0  # Of both stages; 0: each has the config's.
     dtype: str = "float32"  # Of the networks' arithmetic, or bfloat16.
-    peer: Literal["", "torch"] = ""  # What takes turns with ours; torch needs transformers too.
-    compile: bool = False  # The peer by torch.compile too; needs a C compiler and minutes.
+    peer: Literal["", "torch"] = ""  # To compare with; torch needs transformers too.
+    compile: bool = False  # Also the peer by torch.compile; needs a C compiler and minutes.
     repeats: int = 5  # Turns of each.
     seconds: float = 2.0  # Least length of a turn.
     workers: int = 0  # Processes that decode images; 0: threads.
-    cluster_images: int = 512  # That are clustered at once.
-    most_tokens: int = 4096  # That are clustered of an image.
-    output: str = ""  # JSON file for everything that was measured.
+    cluster_images: int = 512  # Images that are clustered at once.
+    most_tokens: int = 4096  # The most tokens of an image that are clustered.
+    output: str = ""  # JSON file for the results.
     smoke: bool = False  # Tiny sizes instead, a few minutes on a CPU.
 
     @functools.cached_property
@@ -72,7 +74,7 @@ class Settings:
         return configuration.architecture(self.config)
 
     def images(self, count: int) -> UInt8[np.ndarray, "n 136 136 3"]:
-        """Noise: no time depends on what is seen."""
+        """Noise, as no time depends on the content."""
         return np.random.default_rng(0).integers(0, 256, (count, FRAME.image_size, FRAME.image_size, 3), np.uint8)
 
 
@@ -83,7 +85,7 @@ SMOKE = {
 
 
 class Trainer:
-    """A task's compiled step, and the state that it changes."""
+    """A task's compiled step and its state."""
 
     def __init__(self, task: loop.Task, settings: Settings):
         mesh, rules, state = sharding.make_mesh(), settings.config.mesh.rules, loop.initial_state(task)
@@ -98,7 +100,7 @@ class Trainer:
         self._program = step.lower(self._state, self._seen, self._constants, self._resident, self._batch).compile()
 
     def contender(self, name: str, *, draw: bool = True) -> Contender:
-        """Steps on batches as the task's input gives them, or on one alone."""
+        """Steps on batches from the task's input, or always on the same batch."""
 
         def run(count: int) -> None:
             for _ in range(count):
@@ -110,12 +112,13 @@ class Trainer:
 
 
 def noise_on_devices(settings: Settings, batch_size: int) -> Input:
-    images = sources.ImagesInMemory(settings.images(2 * batch_size))
-    return on_devices([images], [1.0], batch_size=batch_size, seed=0, mesh=sharding.make_mesh())
+    images = InMemory({"image": settings.images(2 * batch_size)})
+    kept = keep([images], cache="device", mesh=sharding.make_mesh())
+    return kept.batches([1.0], batch_size=batch_size, seed=0)
 
 
 def stage_task(config: Config, stage: str, source: Input, build: Callable[..., Any] = jax.jit) -> loop.Task:
-    """A stage from random weights, or from what `build` makes of the function that draws them."""
+    """A stage from random weights; `build` wraps the functions that draw them."""
     architecture = configuration.architecture(config)
     params = build(lambda: pretrain.initial_params(architecture, 0))()
     if stage == "pretrain":
@@ -125,22 +128,23 @@ def stage_task(config: Config, stage: str, source: Input, build: Callable[..., A
 
 
 def normalised_views(settings: Settings, count: int) -> Float[np.ndarray, "n 96 96 3"]:
-    """What the networks see, without augmentation."""
+    """Normalised centre windows, without augmentation."""
     windows = jnp.asarray(FRAME.centre_window(settings.images(count)))
-    return np.asarray(settings.architecture.normalise(windows))
+    return np.asarray(settings.architecture.backbone.normalise(windows))
 
 
 def without_augmentation(task: loop.Task, settings: Settings) -> loop.Task:
-    """Stage 1's masked autoencoder and optimiser alone: what the peer does too."""
+    """Stage 1's masked autoencoder and optimiser alone, which the peer has too."""
     network, batch_size = settings.architecture.build_mae(), task.batch_size
-    patches = (FRAME.window // settings.architecture.variant.patch_size) ** 2
+    patches = settings.architecture.backbone.side**2
 
     def loss(params: Any, _: loop.Fixed, batch: loop.Batch, key: Array) -> tuple[Array, dict]:
         noise = jax.random.uniform(key, (batch_size, patches))
         return cast(mae.MAEOutput, network.apply({"params": params}, batch["views"]["image"], noise)).loss, {}
 
-    views = sources.ImagesInMemory(normalised_views(settings, batch_size))
-    source = from_host([views], [1.0], batch_size=batch_size, seed=0, mesh=sharding.make_mesh())
+    views = InMemory({"image": normalised_views(settings, batch_size)})
+    kept = keep([views], cache="none", mesh=sharding.make_mesh())
+    source = kept.batches([1.0], batch_size=batch_size, seed=0)
     return dataclasses.replace(task, loss=loss, inputs={"views": source})
 
 
@@ -163,19 +167,19 @@ def pretraining(settings: Settings) -> list[Row]:
 def with_hypercolumns(task: loop.Task, settings: Settings, *, hidden: bool) -> loop.Task:
     """Stage 2 on all patches, each described by its tokens after every layer, side by side (depth * width channels).
 
-    The projector is linear, or has a hidden layer. All patches count as attentive: a step's cost is the same.
+    The projector is linear, or has a hidden layer. All patches count as attentive; that does not change the cost.
     """
     architecture, stage = settings.architecture, settings.config.refine
-    augmentation, v = ml_collections.FrozenConfigDict(stage.augment), architecture.variant
-    encoder, side = architecture.build_encoder(), FRAME.window // v.patch_size
-    projector = carb.Projector(architecture.projection, hidden, dtype=jnp.dtype(architecture.dtype))
+    augmentation, backbone = ml_collections.FrozenConfigDict(stage.augment), architecture.backbone
+    encoder, side, v = backbone.build(), backbone.side, backbone.variant
+    projector = architecture.build_carb().projector.clone(hidden=hidden)
     positions, attentive = jnp.asarray(carb.patch_positions(side, side)), jnp.ones(side**2, bool)
     terms = {"temperature": stage.temperature, "repellence": tuple(stage.repellence)}
 
     def loss(params: Any, fixed: loop.Fixed, batch: loop.Batch, key: Array) -> tuple[Array, dict]:
-        views, _ = pretrain.random_views(key, batch["unlabelled"]["image"], augmentation)
+        views, _ = random_views(key, batch["unlabelled"], augmentation, FRAME.window)
         weights = {"params": fixed.constants}
-        _, seen = cast(Any, encoder.apply(weights, architecture.normalise(views), intermediates=True))
+        _, seen = cast(Any, encoder.apply(weights, backbone.normalise(views["image"]), intermediates=True))
         columns = jnp.concatenate([seen[f"layer_{number}"][:, 1:] for number in range(1, v.depth + 1)], axis=-1)
         features = projector.apply({"params": params}, jax.lax.stop_gradient(columns))
         return jax.vmap(lambda f: lcr_loss(f, positions, attentive, **terms))(features).mean(), {}
@@ -187,8 +191,8 @@ def with_hypercolumns(task: loop.Task, settings: Settings, *, hidden: bool) -> l
 def refinement(settings: Settings) -> list[Row]:
     """Stage 2 as it is trained, with all tokens, with hypercolumns; its clustering alone."""
     architecture, batch_size = settings.architecture, settings.config.refine.batch_size
-    patches = (FRAME.window // architecture.variant.patch_size) ** 2
-    # All tokens but one are attentive, and that one is its own cluster: every layer and the loss see all of them.
+    patches = architecture.backbone.side**2
+    # All tokens but one are attentive, and that one is its own cluster: all layers and the loss see all tokens.
     everything = settings.config.copy_and_resolve_references()
     everything.model.attentive_fraction, everything.model.num_clusters = 1 - 1 / patches, 1
     task = stage_task(settings.config, "refine", noise_on_devices(settings, batch_size))
@@ -199,8 +203,8 @@ def refinement(settings: Settings) -> list[Row]:
         "hypercolumns, two layers": with_hypercolumns(task, settings, hidden=True),
     }
     contenders = [Trainer(each, settings).contender(name) for name, each in tasks.items()]
-    inattentive = patches - carb.num_attentive(architecture.attentive_fraction, patches)
-    contenders.append(density_peaks(settings, batch_size, inattentive, architecture.variant.width))
+    inattentive = patches - carb.num_attentive(settings.config.model.attentive_fraction, patches)
+    contenders.append(density_peaks(settings, batch_size, inattentive, architecture.backbone.variant.width))
     return measure(contenders, repeats=settings.repeats, seconds=settings.seconds)
 
 
@@ -218,7 +222,7 @@ def density_peaks(settings: Settings, images: int, count: int, width: int) -> Co
 
 def clustering(settings: Settings) -> list[Row]:
     """Density peaks of 130 tokens of two widths, for many images at once; then of more and more tokens."""
-    images, width, rows = settings.cluster_images, settings.architecture.variant.width, []
+    images, width, rows = settings.cluster_images, settings.architecture.backbone.variant.width, []
     for features in dict.fromkeys((192, width)):
         contenders = [density_peaks(settings, images, 130, features)]
         if settings.peer:
@@ -232,18 +236,15 @@ def clustering(settings: Settings) -> list[Row]:
 
 
 def inputs(settings: Settings) -> list[Row]:
-    """Stage 1's step on synthetic faces by `data.cache`, beside one on a constant batch.
-
-    The faces are prepared into a temporary folder, as JPEGs, which "none" decodes again for every batch.
-    """
+    """Stage 1's step on synthetic faces (JPEGs in a temporary folder) by `data.cache`, beside a constant batch."""
     config, data = settings.config, settings.config.data.copy_and_resolve_references()
     tfds.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         data.dataset, data.variant, data.data_dir = "synthetic_faces", "tiny", folder
-        images, weights = sources.unlabelled_images(data, sources.open_dataset(data))
-        common = {"seed": 0, "mesh": sharding.make_mesh(), "workers": settings.workers}
+        images, weights = sources.unlabelled_images(data, [sources.open_dataset(data)])
+        common = {"batch_size": config.pretrain.batch_size, "seed": 0, "workers": settings.workers}
         by_cache = {
-            cache: open_input(images, weights, cache=cache, batch_size=config.pretrain.batch_size, **common)
+            cache: keep(images, cache=cache, mesh=sharding.make_mesh()).batches(weights, **common)
             for cache in ("device", "host", "none")
         }
         trainers = {c: Trainer(stage_task(config, "pretrain", source), settings) for c, source in by_cache.items()}

@@ -3,9 +3,8 @@
   python -m scemae_jax.sweep --config configs/ablation.py:s8 --sweep configs/sweeps/table4.py --workdir runs/table4_s8 \
     --config.data.root=FOLDER --config.init=runs/celeba_s8/export/scemae.msgpack
 
-`t8`, `s8` and `b8` are the sizes of configs/celeba.py; the paper's table is of `b8`. Only stage 2 is trained, anew
-for each point and seed, and on MAFL's training images instead of CelebA's, from which they come. An estimated
-hour on a GPU. Not run yet.
+`t8`, `s8` and `b8` are the sizes of configs/celeba.py; the paper's table is of `b8`. Each point and seed trains stage 2
+alone, on MAFL's training images (a part of CelebA's). An estimated hour on a GPU. Not run yet.
 """
 
 import ml_collections

@@ -3,8 +3,8 @@
   python -m scemae_jax.main --config configs/celeba.py:s8 --workdir runs/celeba_s8 --config.data.root=FOLDER
 
 FOLDER holds CelebA's official files (Img, Anno, Eval and MAFL's two lists). `t8`, `s8` and `b8` are DeiT-T, -S and -B:
-65 million images seen or somewhat fewer, for a GPU or a TPU. `launch/reproduce.sh` runs it, and measures what comes of
-it as the paper does (configs/evaluation.py, configs/ablation.py). Not run yet.
+65 million images seen or somewhat fewer, for a GPU or a TPU. `launch/reproduce.sh` runs it and measures the result as
+the paper does (configs/evaluation.py, configs/ablation.py). Not run yet.
 """
 
 import ml_collections

@@ -4,10 +4,10 @@
     --config.init=runs/celeba_s8/export/scemae.msgpack
 
 After the colon: the size of the network, as in configs/celeba.py, and `mafl` (matching and detection), `aflw_m`
-(detection, also from few annotations), `aflw_r` or `three_hundred_w` (detection). Nothing of the model is trained, only
-landmark heads on its features of 48x48. They learn from all training images. As in ContrastLandmark (Cheng et al., ICCV
-2021) the cosine of their rate lies over 200 epochs, and training stops after 120 (MAFL), 45 (AFLW) or 80 (300-W). The
-gain of the heads' softmax is this project's; prior work has 100.
+(detection, also from few annotations), `aflw_r` or `three_hundred_w` (detection). Only landmark heads are trained, on
+the model's frozen features of 48x48, with all training images. As in ContrastLandmark (Cheng et al., ICCV 2021) the
+cosine of their rate lies over 200 epochs, and training stops after 120 (MAFL), 45 (AFLW) or 80 (300-W). The gain of the
+heads' softmax is this project's; prior work uses 100.
 
 An estimated half hour to 4 hours on a GPU each. Not run yet.
 """
@@ -40,5 +40,5 @@ def get_config(what: str = "s8,mafl") -> ml_collections.ConfigDict:
     config.detect.stride = config.few_shot.stride = 2
     config.detect.epochs = EPOCHS[dataset]
     config.detect.cosine_epochs = 200.0
-    config.detect.linear.below = 0  # the head of the paper, however few images there are
+    config.detect.linear.below = 0  # always the paper's head
     return config

@@ -2,10 +2,9 @@
 
   python -m scemae_jax.main --config configs/folder.py --config.data.root=FOLDER --workdir runs/mine
 
-DeiT-S for a GPU: 400 passes over 50,000 faces, 20 million images seen. On a CPU `configs/folder.py:small` takes a small
-network that starts from the one in the package (research use only, see its card), and sees 200,000 images. Where
-too few faces are annotated, matching and detection are skipped, and say so; annotate some, and the same command runs
-them.
+DeiT-S for a GPU: 400 passes over 50,000 faces, 20 million images seen. On a CPU use `configs/folder.py:small`: a small
+network that starts from the packaged one (research use only, see its card) and sees 200,000 images. With too few
+annotated faces the run skips matching and detection, and says so; annotate some, and the same command runs them.
 """
 
 import ml_collections

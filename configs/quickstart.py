@@ -2,8 +2,8 @@
 
   bash launch/quickstart.sh
 
-Stage 1 goes on from the small network that comes with the package (trained on real faces, see its card in
-scemae_jax/pretrained): from random weights so short a run learns little but where things are. `:scratch` does that.
+Stage 1 starts from the packaged small network (trained on real faces, see its card in scemae_jax/pretrained). From
+random weights (`:scratch`) so short a run learns little more than positions.
 """
 
 import ml_collections

@@ -2,7 +2,7 @@
 
   python -m scemae_jax.main --config configs/ytf68.py:tiny --workdir runs/tiny --config.data.root=FOLDER
 
-`tiny` is for 2 CPU cores, `t8` and `s8` are DeiT-T and DeiT-S for a GPU; `launch/gpu.sh` runs those two there.
+`tiny` is for 2 CPU cores, `t8` and `s8` are DeiT-T and DeiT-S for a GPU (`launch/gpu.sh` runs one of them there).
 """
 
 import ml_collections

@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
-# What the compilers for TPUs and for NVIDIA GPUs say of training, without a TPU or a GPU: installs both into
-# .venv-compilers (5 GB) and runs their tests, ten minutes or more on two cores.
+# Compiles training for TPUs and for NVIDIA GPUs, without either: installs both compilers into .venv-compilers (5 GB) and
+# runs their tests, ten minutes or more on two cores.
 #   [SCEMAE_COMPILED_SIZES="xxs8 t8"] bash launch/compilers.sh [--tables]
-# SCEMAE_COMPILED_SIZES are the networks compiled for GPUs, of xxs8 (a tiny one), t8, s8 and b8; without it all. For
-# TPUs the tiny one is. --tables also compiles what docs/scaling.json lacks (hours for TPUs), and writes the table of
-# docs/scaling.md.
+# SCEMAE_COMPILED_SIZES names the networks to compile for GPUs (xxs8, t8, s8, b8; all without it). --tables also compiles
+# what docs/scaling.json lacks (hours), and writes the table of docs/scaling.md.
 set -euo pipefail
 case $* in '' | --tables) ;; *) echo "not understood: $* (there is --tables)" >&2; exit 2 ;; esac
 cd "$(dirname "$0")/.."

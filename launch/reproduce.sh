@@ -4,16 +4,16 @@
 #   bash launch/reproduce.sh [--backbone s8] [--data data] [--runs runs/paper] [--dry-run] [--smoke]
 #
 #   --backbone  t8, s8 or b8: DeiT-T, -S or -B
-#   --data      the folder of the datasets' archives or trees; `python -m scemae_jax.prepare` says which they are, and
-#               fetches them with --download. The rows of an absent dataset say so; without CelebA nothing is trained
-#   --runs      prepared datasets, runs and tables go there; the same folder again goes on where it was cut off
+#   --data      the datasets' archives or trees; `python -m scemae_jax.prepare` says which they are, and fetches them
+#               with --download. The rows of an absent dataset say so; without CelebA nothing is trained
+#   --runs      prepared datasets, runs and tables; the same folder again goes on where it was cut off
 #   --dry-run   print every command and the hours it may take (estimates for one GPU), and run nothing
-#   --smoke     minutes on a CPU instead: a tiny network through everything, to see that it works; give it other --runs
+#   --smoke     a tiny network through everything, minutes on a CPU, to see that it works; give it other --runs
 #
-# Installs into .venv. The 48x48 features of MAFL's training images take 45 GB with t8 and four times that with b8:
-# beyond config.detect.memory_gib (32) they are computed anew for every batch. A step that fails leaves "not run" in its
-# row, and the next one begins. Ends with RUNS/tables.md and RUNS/tables.csv. Exit status: 0 all done, 1 a step failed
-# (the same command tries it again), 2 not understood.
+# Installs into .venv. A step that fails leaves "not run" in its row, and the next one begins. Ends with RUNS/tables.md
+# and RUNS/tables.csv. Exit status: 0 all done, 1 a step failed (the same command tries it again), 2 wrong arguments.
+# MAFL's features take 45 GB with t8, four times that with b8: beyond config.detect.memory_gib (32) they are computed
+# anew for every batch.
 set -euo pipefail
 
 usage() { echo "$1" >&2; exit 2; }
@@ -65,14 +65,13 @@ step() { # hours, the datasets it needs, what it does, the command
 from=(--config.data.root="$data" --config.data.data_dir="$runs/prepared")
 training=("${from[@]}") sweep=("${from[@]}") evaluation=("${from[@]}") # never empty: macOS's bash takes that for unset
 if [ -n "$smoke" ]; then
-  network=(--config.dtype=float32 --config.model.encoder=XXS/8 --config.model.decoder_width=32
-    --config.model.decoder_depth=1 --config.model.decoder_heads=2)
-  sweep+=("${network[@]}" --config.refine.steps=3 --config.refine.batch_size=8 --config.match.stride=8)
-  training=("${sweep[@]}" --config.pretrain.steps=4 --config.pretrain.batch_size=8 --config.pretrain.log_every=2)
-  evaluation+=("${network[@]}" --config.match.stride=8 --config.match.random_pairings=2 --config.detect.stride=8
-    --config.detect.heatmaps=2 --config.detect.steps=3 '--config.few_shot.counts=(1,5)' --config.few_shot.seeds=2
-    --config.few_shot.stride=8 --config.few_shot.heatmaps=2 --config.few_shot.views=8 --config.few_shot.steps=3
-    --config.few_shot.scratch.views=8 --config.few_shot.scratch.steps=3)
+  network=(--config.dtype=float32 --config.model.{encoder=XXS/8,decoder_width=32,decoder_depth=1,decoder_heads=2}
+    --config.match.stride=8)
+  sweep+=("${network[@]}" --config.refine.{steps=3,batch_size=8})
+  training=("${sweep[@]}" --config.pretrain.{steps=4,batch_size=8,log_every=2})
+  evaluation+=("${network[@]}" --config.match.random_pairings=2 --config.detect.{stride=8,heatmaps=2,steps=3}
+    '--config.few_shot.counts=(1,5)' --config.few_shot.{seeds=2,stride=8,heatmaps=2,views=8,steps=3}
+    --config.few_shot.scratch.{views=8,steps=3})
 fi
 model=$runs/celeba_$backbone/export/scemae.msgpack celeba=celeba_landmarks
 [ ! -e "$model" ] || celeba='' # what came of it is all that the others need

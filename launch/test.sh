@@ -12,4 +12,4 @@ environment requirements-test.txt
 .venv/bin/ruff format --check .
 .venv/bin/pyright
 .venv/bin/lint-imports --no-cache
-.venv/bin/python -m pytest "$@"
+.venv/bin/python -m pytest --numprocesses=2 --dist=loadfile "$@" # a file's tests share what they have set up

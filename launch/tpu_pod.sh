@@ -4,11 +4,11 @@
 #   ZONE=us-west4-a NFS=10.0.0.2:/share bash launch/tpu_pod.sh --config configs/celeba.py:s8 \
 #     --workdir /mnt/scemae/celeba --config.data.root=/mnt/scemae/data --config.data.data_dir=/mnt/scemae/prepared
 #
-# NFS is a Filestore share in the slice's network; all workers mount it on /mnt/scemae, and data and workdir are there
-# (no bucket: a checkpoint is a folder that is renamed). VERSION is v2-alpha-tpuv6e for v6e, v2-alpha-tpuv5 for v5p;
-# SPOT= asks for a slice that is not taken away. After a preemption run the same command again: it makes the slice anew
-# and goes on from the checkpoint. Ctrl-C here leaves the run going; the same command ends it, saved, and goes on with it.
-# Delete the slice at the end, as the last line says.
+# NFS is a Filestore share in the slice's network, with data and workdir; all workers mount it on /mnt/scemae. (No bucket:
+# a checkpoint is a folder that is renamed.) VERSION is v2-alpha-tpuv6e for v6e, v2-alpha-tpuv5 for v5p. SPOT= asks for a
+# slice that is not taken away. Ctrl-C stops the run on all workers, with everything saved. After that, after a
+# preemption or a lost connection, the same command goes on from the checkpoint. Delete the slice at the end, as the last
+# line says.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${ZONE:?set it to the zone of the slice, as us-west4-a}" "${NFS:?set it to the share, as 10.0.0.2:/share}"
@@ -16,6 +16,9 @@ name=${NAME:-scemae} type=${TYPE:-v5litepod-16} version=${VERSION:-v2-alpha-tpuv
 
 queued() { gcloud compute tpus queued-resources "$1" "$name" --zone "$ZONE" --quiet "${@:2}"; }
 all() { gcloud compute tpus tpu-vm ssh "$name" --zone "$ZONE" --quiet --worker=all --command "$1"; }
+stop() { # has the run end, and waits until it has saved; [s] keeps pkill from finding its own shell
+  all "pkill -TERM -f '[s]cemae_jax.main'; while pgrep -f '[s]cemae_jax.main' >/dev/null; do sleep 1; done"
+}
 state() { queued describe --format 'value(state.state)' 2>/dev/null || true; }
 
 case $(state) in FAILED | SUSPENDED) queued delete --force ;; esac
@@ -31,14 +34,15 @@ done
 archive=$(mktemp) && trap 'rm "$archive"' EXIT
 tar -czf "$archive" --exclude=__pycache__ scemae_jax configs requirements.txt
 gcloud compute tpus tpu-vm scp "$archive" "$name:scemae.tar.gz" --zone "$ZONE" --quiet --worker=all
-# First ends what a lost connection left running. [s] keeps pkill from finding its own shell.
-all "pkill -TERM -f '[s]cemae_jax.main'; while pgrep -f '[s]cemae_jax.main' >/dev/null; do sleep 1; done; set -e
+stop # what a lost connection left running
+all "set -e
 mountpoint -q /mnt/scemae || { sudo apt-get -qq update && sudo apt-get -qq install -y nfs-common &&
   sudo mkdir -p /mnt/scemae && sudo mount -t nfs $NFS /mnt/scemae && sudo chmod a+rwxt /mnt/scemae; }
 rm -rf scemae && mkdir scemae && cd scemae && tar -xzf ../scemae.tar.gz && python3 -m pip install --quiet --user uv
 [ -x ../venv/bin/python ] || ~/.local/bin/uv venv --quiet --python 3.11 ../venv
 ~/.local/bin/uv pip install --quiet --python ../venv/bin/python -r requirements.txt 'jax[tpu]'"
 status=0
+trap stop INT # the processes on the workers do not hear of Ctrl-C by themselves
 all "cd scemae && exec ../venv/bin/python -m scemae_jax.main --distributed $(printf '%q ' "$@")" || status=$?
 echo "status $status. Delete the slice: gcloud compute tpus queued-resources delete $name --zone $ZONE --force"
 exit "$status"

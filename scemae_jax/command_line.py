@@ -1,4 +1,4 @@
-"""How every program starts and ends: logging, flags that are needed, and the exit status that says how it ended."""
+"""How every program starts and ends: logging, required flags, and the exit status."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from scemae_jax.data.images import DatasetError
 from scemae_jax.training import loop, processes
 
 DONE, FAILED, STOPPED_EARLY, PREEMPTED = 0, 1, 75, 85
-"""Exit statuses. After the last two the same command goes on: 75 is the time limit, 85 SIGTERM or a lost process."""
+"""Exit statuses. 75: time limit; 85: SIGTERM or a lost process. After these two the same command goes on."""
 
 
 def start(main: Callable[[], None], *needed: str) -> None:
-    """Runs a program that takes flags alone; those `needed` must be given."""
+    """Runs a program that takes only flags; those `needed` must be given."""
 
     def flags_alone(argv: Sequence[str]) -> None:
         if len(argv) > 1:
@@ -40,7 +40,7 @@ def stop_at(minutes: float | None) -> float | None:
 
 @contextmanager
 def exit_status() -> Iterator[None]:
-    """Ends the program with the status that an error asks for, and says what happened in a line."""
+    """Prints an error in one line, and ends the program with the status that belongs to it."""
     try:
         yield
     except processes.OutOfTime as stopped:

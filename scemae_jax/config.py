@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import itertools
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 import ml_collections
 
 from scemae_jax.data.formats import SPLITS, UNLABELED_VALIDATION
-from scemae_jax.model import Architecture
+from scemae_jax.faces.frame import FRAME, Frame
 from scemae_jax.models import vit
+from scemae_jax.models.architecture import Architecture, Backbone, Carb, Decoder
 from scemae_jax.ops.density_peaks import DENSITY, Density
 
 Config = Any
@@ -25,7 +29,7 @@ CACHES = ("auto", "device", "host", "none")
 RUNTIME_FIELDS = (
     "stages", "mesh.*", "data.cache", "data.workers", "*.steps_per_dispatch", "*.scan_layers", "*.remat",
 )  # fmt: skip
-"""Patterns of the fields that say what to run now and on what, not what comes of it: a run may go on with others."""
+"""Patterns of fields that change what runs and where, but not its result: a run may go on with other values."""
 
 NORMALISATION = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -34,7 +38,7 @@ NORMALISATION = {
 
 
 def base(system: str, stages: tuple[str, ...]) -> Config:
-    """What every system's config begins with.
+    """The fields that every system's config has.
 
     Args:
       system: a folder of `scemae_jax.systems`, or the dotted name of a module with a `SYSTEM`.
@@ -44,33 +48,38 @@ def base(system: str, stages: tuple[str, ...]) -> Config:
     config.system = system
     config.stages = stages
     config.seed = 0
-    config.init = ""  # an exported model, or the name of one that comes with the package, to start stage 1 from
-    config.dtype = "float32"  # of the networks' arithmetic: "bfloat16" on TPUs and recent GPUs
+    config.init = ""  # an exported model, or the name of a packaged one, to start stage 1 from
+    config.dtype = "float32"  # of the networks' arithmetic; "bfloat16" is for TPUs and recent GPUs
 
     config.data = data = ml_collections.ConfigDict()
     data.dataset = "synthetic_faces"  # or another of scemae_jax.data.sources.DATASETS: landmark_folder, mafl, ...
     data.variant = "default"  # of synthetic_faces
     data.root = ""  # the folder of landmark_folder, or the one that an official dataset is prepared from
+    # Other folders whose images stages 1 and 2 see too: (("FOLDER", weight), ...). Of weight 2, each image comes twice
+    # as often as one of root.
+    data.more_roots = ()
     data.data_dir = ""  # where prepared datasets are kept; empty: TFDS_DATA_DIR, or ~/tensorflow_datasets
     # What stages 1 and 2 see; of a folder, "unlabeled_validation" holds the validation people's unannotated images
     data.unlabelled_splits = ("train", "unlabeled")
     data.train_splits = ("train",)  # annotated, what the detector learns from
     data.test_split = "test"  # what matching and detection are measured on; "validation" to choose settings
     data.synthetic_share = 0.0  # of the images of stages 1 and 2, mixed in
-    # Where the images of stages 1 and 2 are kept once decoded: on the accelerators ("device"), in memory ("host"),
-    # nowhere ("none": read and decoded again for every batch), or, with "auto", the first of these that has room
+    # Where decoded images of stages 1 and 2 are kept: on the accelerators ("device"), in memory ("host"), nowhere
+    # ("none": decoded again for every batch), or in the first of these that has room ("auto")
     data.cache = "auto"
     data.workers = 0  # processes that decode for "none"; 0: threads
     data.normalisation = "imagenet"  # or "faces"
 
     config.mesh = mesh = ml_collections.ConfigDict()  # of all devices
-    mesh.data = 0  # devices along the axis that batches alone are divided over; 0: what fsdp leaves
+    mesh.data = 0  # devices along the axis that only batches are divided over; 0: what fsdp leaves
     mesh.fsdp = 1  # devices along the axis that parameters and the optimiser's state are divided over too
-    mesh.rules = (("kernel$", ("fsdp", "")),)  # pattern of the parameter's name, a mesh axis or "" for each of its axes
+    mesh.rules = (("kernel$", ("fsdp", "")),)  # pattern of a parameter's name; a mesh axis or "" for each of its axes
 
     config.model = model = ml_collections.ConfigDict()
     model.encoder = "S/8"
-    model.positions = "sincos"  # position codes; "learned": a table that is trained, as ViT and DeiT have it
+    model.image_size = FRAME.image_size  # of the square faces; the data's, of 136 pixels, are resized to it
+    model.window = FRAME.window  # of the part in their centre that networks see, a multiple of the patch size
+    model.positions = "sincos"  # position codes; "learned": a trained table, as in ViT and DeiT
     model.decoder_width, model.decoder_depth, model.decoder_heads = 512, 8, 16
     model.mask_ratio = 0.75
     model.normalise_target = True
@@ -78,14 +87,14 @@ def base(system: str, stages: tuple[str, ...]) -> Config:
     model.attentive_fraction = 0.1  # eta
     model.num_clusters = 4  # K_c; 0 drops the inattentive tokens
     model.density = DENSITY  # "knn", "scaled" or "log"
-    model.projection = 0  # width of the projector's output; 0: that of the paper's features for the encoder
+    model.projection = 0  # width of the projector's output; 0: the paper's width for the encoder
     model.projector_hidden = False  # a linear projector; True: with a hidden layer (the paper says "light-weight")
     model.projector_normalise = True
     return config
 
 
 def training(*, batch_size: int, learning_rate: float, betas: tuple[float, float], warmup: float) -> Config:
-    """The fields that every stage that trains by `training.loop` has."""
+    """The fields of every stage that trains by `training.loop`."""
     stage = ml_collections.ConfigDict()
     stage.batch_size = batch_size
     stage.learning_rate = learning_rate
@@ -94,14 +103,11 @@ def training(*, batch_size: int, learning_rate: float, betas: tuple[float, float
     stage.warmup = warmup  # share of the steps
     stage.clip = 0.0  # of the gradient's norm; 0: none
     stage.accumulate = 1  # parts of a batch that are computed one after the other
-    stage.steps_per_dispatch = 1  # steps the devices take for each word of the host
+    stage.steps_per_dispatch = 1  # steps that the devices take for each call from the host
     stage.log_every = 50
     stage.checkpoint_every = 1000
     stage.augment = augment = ml_collections.ConfigDict()
-    augment.crop_scale = (
-        0.3,
-        0.9,
-    )  # area of the crop as a share of the 136x136 image; the test window's is 0.5
+    augment.crop_scale = (0.3, 0.9)  # area of the crop as a share of the image; the test window's is 0.5
     augment.crop_ratio = (0.8, 1.25)
     augment.flip = True
     augment.jitter = 0.0  # of brightness, contrast and saturation
@@ -120,12 +126,27 @@ def architecture(config: Config) -> Architecture:
     if config.dtype not in ("float32", "bfloat16"):
         raise ValueError(f"config.dtype is {config.dtype!r}: choose 'float32' or 'bfloat16'")
     mean, std = NORMALISATION[data.normalisation]
+    carb = ("projector_hidden", "projector_normalise", "split_layer", "attentive_fraction", "num_clusters", "density")
     return Architecture(
-        **{name: value for name, value in model.items() if name != "projection"},
-        projection=model.projection or vit.variant(model.encoder).projection,
-        mean=mean,
-        std=std,
-        dtype=config.dtype,
+        backbone=Backbone(
+            encoder=model.encoder,
+            positions=model.positions,
+            frame=Frame(model.image_size, model.window),
+            mean=mean,
+            std=std,
+            dtype=config.dtype,
+        ),
+        decoder=Decoder(
+            width=model.decoder_width,
+            depth=model.decoder_depth,
+            heads=model.decoder_heads,
+            mask_ratio=model.mask_ratio,
+            normalise_target=model.normalise_target,
+        ),
+        carb=Carb(
+            projection=model.projection or vit.variant(model.encoder).projection,
+            **{name: model[name] for name in carb},
+        ),
     )
 
 
@@ -144,6 +165,9 @@ def check(config: Config) -> None:
             "data.cache": CACHES,
         },
     )
+    check_more_roots(config.data)
+    if not 0 <= config.data.synthetic_share < 1:
+        raise ValueError(f"config.data.synthetic_share is {config.data.synthetic_share}: choose a share from 0 up to 1")
     known = (*SPLITS, UNLABELED_VALIDATION)
     for name in ("unlabelled_splits", "train_splits", "test_split"):
         value = config.data[name]
@@ -151,8 +175,29 @@ def check(config: Config) -> None:
             raise ValueError(f"config.data.{name} names {unknown}: choose from {', '.join(known)}")
 
 
+def check_more_roots(data: Config) -> None:
+    """Raises ValueError where `config.data.more_roots` are not folders with weights, or hold the same images twice."""
+    if data.more_roots and data.dataset != "landmark_folder":
+        raise ValueError(f"config.data.more_roots adds to landmark_folder, and config.data.dataset is {data.dataset!r}")
+    roots = [data.root] if data.root else []
+    for entry in data.more_roots:
+        if not isinstance(entry, Sequence) or [type(part) for part in entry] not in ([str, int], [str, float]):
+            raise ValueError(f"config.data.more_roots holds {entry!r}: write (('FOLDER', weight), ...)")
+        root, weight = entry
+        if not 0 < weight < math.inf:
+            raise ValueError(f"config.data.more_roots gives {root!r} the weight {weight}: choose one above 0")
+        roots.append(root)
+    folders = [Path(root).expanduser().resolve() for root in roots]
+    for first, second in itertools.permutations(range(len(folders)), 2):
+        if folders[first].is_relative_to(folders[second]):
+            raise ValueError(
+                f"config.data.root and more_roots: {roots[first]!r} is, or is inside, {roots[second]!r}, so its images "
+                "would be there twice: name one of the two"
+            )
+
+
 def check_choices(config: Config, choices: Mapping[str, tuple[Any, ...]]) -> None:
-    """Raises ValueError where a field, by its path, has none of the values that it may have."""
+    """Raises ValueError if a field, named by its path, has a value that is not among its choices."""
     values = dict(leaves(config.to_dict()))
     for path, known in choices.items():
         if values[path] not in known:
@@ -160,7 +205,7 @@ def check_choices(config: Config, choices: Mapping[str, tuple[Any, ...]]) -> Non
 
 
 def check_training(config: Config, stage: str) -> None:
-    """Raises ValueError where a field of a stage that trains (`training`) does not fit."""
+    """Raises ValueError if a field of a stage that trains (`training`) does not fit."""
     for name in ("accumulate", "steps_per_dispatch"):
         if config[stage][name] < 1:
             raise ValueError(f"config.{stage}.{name} is {config[stage][name]}: choose 1 or more")
@@ -191,17 +236,23 @@ def plain(config: Config) -> dict[str, Any]:
 
 
 def config_hash(config: Config) -> str:
-    """Twelve hex digits that change with any field but the `RUNTIME_FIELDS`."""
+    """Twelve hex digits that change with every field except the `RUNTIME_FIELDS`."""
     fields = {path: value for path, value in leaves(plain(config)) if not is_runtime_field(path)}
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
 
 
-ADDED = {"system": "sce_mae", "pretrain.average": 0.0}
-"""Fields that runs of earlier versions lack, with the value that says what those runs did."""
+ADDED = {
+    "system": "sce_mae",
+    "pretrain.average": 0.0,
+    "data.more_roots": [],
+    "model.image_size": FRAME.image_size,
+    "model.window": FRAME.window,
+}
+"""Fields that runs of earlier versions lack, with the values that those runs had in effect."""
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """One line for each field in which two plain configs differ, the `RUNTIME_FIELDS` apart."""
+    """One line for each field in which two plain configs differ, without the `RUNTIME_FIELDS`."""
     there, here = ADDED | dict(leaves(old)), ADDED | dict(leaves(new))
     return [
         f"config.{path}: {there.get(path)!r} there, {here.get(path)!r} now"

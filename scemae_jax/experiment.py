@@ -1,4 +1,4 @@
-"""An experiment: a config, its workdir, and the stages that a system declares. What is finished is not done again."""
+"""An experiment: a config, its workdir, and the stages that a system declares. Finished stages are skipped."""
 
 from __future__ import annotations
 
@@ -13,24 +13,14 @@ from typing import Any
 
 import jax
 import numpy as np
-import tensorflow_datasets as tfds
-from absl import logging
-from jax.sharding import Mesh
 
 from scemae_jax import config as configuration
 from scemae_jax.config import Config
-from scemae_jax.data import sources
-from scemae_jax.data.formats import UNLABELED_VALIDATION
-from scemae_jax.data.record import Faces
-from scemae_jax.faces.frame import FRAME
 from scemae_jax.model_file import fingerprint
 from scemae_jax.report.table import Table, tables_by_stage
-from scemae_jax.training import checkpoints, loop, processes, sharding
-from scemae_jax.training.feed import Input, open_input
+from scemae_jax.training import checkpoints, loop, processes
 from scemae_jax.training.metrics import read_metrics
-
-SOME_IMAGES = 256
-"""Of each split, where a part of it is enough: the mean feature of each position, where attentive patches are."""
+from scemae_jax.training.run_data import RunData
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,33 +31,33 @@ class Stage:
     run: Callable[[Any], dict[str, Any]]
     """(experiment) -> facts, JSON-able, and under "measurements" a list of `Measurement`.
 
-    {"skipped": why} where there was nothing to do.
+    {"skipped": why} if there was nothing to do.
     """
     builds_on: tuple[str, ...] = ()
-    """Earlier stages; when one of them runs, what this stage found before is outdated."""
+    """Earlier stages. When one of them runs, this stage's old result is outdated."""
     trains: bool = False
-    """Its result is weights, so outdated ones are an error: they are not trained anew for another network.
+    """Its result is weights. An outdated result is then an error: the engine does not train it again by itself.
 
-    Unless it `measures` too, data that change before it has finished are an error as well.
+    Data that change before it has finished are an error too, unless it also `measures`.
     """
     distributed: bool = False
-    """All processes take part; otherwise the first one works alone."""
+    """All processes take part. Otherwise the first works alone."""
     measures: bool = False
-    """Reads annotations, and runs anew when the data have changed."""
+    """Reads annotations; runs again when the data have changed."""
     reads_data: bool = True
     progress: tuple[str, ...] = ()
-    """Patterns below the workdir of what an unfinished run leaves to go on from: files, or folders of numbered ones."""
+    """What an unfinished run leaves to go on from: patterns below the workdir, of files or numbered folders."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class System:
-    """A method: its stages in their order, and what checks and describes its experiments."""
+    """A method: its stages in order, and functions that check and describe its experiments."""
 
     name: str
     stages: tuple[Stage, ...]
     experiment: type[Experiment]
     check: Callable[[Config], None]
-    """Raises ValueError where the config has a mistake, before anything runs."""
+    """Raises ValueError if the config has a mistake; runs before anything else."""
     describe: Callable[[Any], None]
     """Prints what an experiment would do."""
     tables: Callable[[dict[str, Any]], list[Table]] = tables_by_stage
@@ -97,95 +87,16 @@ class System:
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
-    """One config and its workdir; a system's own class adds the networks of its stages."""
+class Experiment(RunData):
+    """One config, its data and its workdir. A system's subclass adds the networks of its stages."""
 
-    config: Config
     workdir: Path
     system: System
     stop_at: float | None = None
     """Time (`time.monotonic`) after which training saves and stops."""
 
-    @functools.cached_property
-    def mesh(self) -> Mesh:
-        return sharding.make_mesh(data=self.config.mesh.data, fsdp=self.config.mesh.fsdp)
-
-    def prepare_data(self) -> None:
-        """Prepares the datasets in the first process while the others wait: all call this at the same place."""
-        failed = None
-        if processes.is_first():
-            try:
-                _ = self.dataset
-                if self.config.data.synthetic_share:
-                    sources.open_dataset(self.config.data, "synthetic_faces")
-            except Exception as error:
-                failed = error
-        processes.fail_together(failed, "dataset prepared")
-
-    @functools.cached_property
-    def dataset(self) -> tfds.core.DatasetBuilder:
-        """Opened once: a folder that changes meanwhile does not change the run. Several processes prepare it first."""
-        return sources.open_dataset(self.config.data)
-
-    @functools.cached_property
-    def unlabelled_images(self) -> tuple[list[sources.ImagesOnDisk], list[float]]:
-        return sources.unlabelled_images(self.config.data, self.dataset)
-
-    @property
-    def data_version(self) -> str:
-        """Name and version of the prepared dataset; that of a folder changes with its files and annotations."""
-        return self.dataset.info.full_name
-
-    @property
-    def num_images(self) -> int:
-        return sum(len(source) for source in self.unlabelled_images[0])
-
-    @property
-    def left_out(self) -> dict[str, int]:
-        """Unannotated images that training does not see, by the split that their people are in.
-
-        Those of `test` are in no split of a folder, those of `validation` in one that the config may name.
-        """
-        metadata, splits = self.dataset.info.metadata or {}, self.dataset.info.splits
-        counts, held_out = {"test": metadata.get("num_left_out", 0)}, UNLABELED_VALIDATION
-        if held_out in splits and held_out not in self.config.data.unlabelled_splits:
-            counts["validation"] = splits[held_out].num_examples
-        return {split: count for split, count in counts.items() if count}
-
-    def training_input(self, batch_size: int, seed: int) -> Input:
-        """Batches of unlabelled images."""
-        images, weights = self.unlabelled_images
-        data = self.config.data
-        return open_input(
-            images, weights, cache=data.cache, batch_size=batch_size, seed=seed, mesh=self.mesh, workers=data.workers
-        )
-
-    def faces(self, *splits: str) -> Faces:
-        """Faces with landmarks of the dataset's splits; none if it lacks them all.
-
-        Faces that lack some of their landmarks are left out, with a warning.
-        """
-        if not set(splits) & set(self.dataset.info.splits):
-            return Faces(
-                images=np.zeros((0, FRAME.image_size, FRAME.image_size, 3), np.uint8),
-                landmarks=np.zeros((0, 0, 2), np.float32),
-                subjects=np.zeros(0, np.int64),
-            )
-        faces = sources.read_faces(self.dataset, splits)
-        annotated = faces.annotated()
-        if len(annotated) < len(faces):
-            logging.warning(
-                "%d of %d faces of %s lack landmarks: left out", len(faces) - len(annotated), len(faces), splits
-            )
-        return annotated
-
-    def some_unlabelled_faces(self) -> Faces:
-        """Some of the faces that training sees, without landmarks."""
-        faces = sources.read_faces(self.dataset, self.config.data.unlabelled_splits, SOME_IMAGES)
-        return dataclasses.replace(faces, landmarks=faces.landmarks[:, :0])
-
     def train(self, task: loop.Task) -> dict[str, Any]:
-        """Trains a task in the workdir; returns what the stage's result says of it (in the first process)."""
+        """Trains a task in the workdir; returns the stage's result (in the first process)."""
         rules = self.config.mesh.rules
         loop.fit(task, workdir=self.workdir, mesh=self.mesh, rules=rules, stop_at=self.stop_at)
         if not processes.is_first():
@@ -203,7 +114,7 @@ class Experiment:
         }
 
     def trained(self, task: str, part: str = "params") -> Any | None:
-        """What the newest checkpoint of a task holds: its "params", or a part of its "state"; None of no checkpoint.
+        """The "params", or a part of the "state", of a task's newest checkpoint; None if there is no checkpoint.
 
         Read once, and without the optimiser's state.
         """
@@ -220,7 +131,7 @@ class Experiment:
         return {}
 
     def results(self) -> dict[str, Any]:
-        """What the stages that have finished in the workdir found."""
+        """The results of the stages that have finished in the workdir."""
         return read_results(self.workdir)
 
 
@@ -246,7 +157,7 @@ def was_skipped(result: Any) -> bool:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """All or nothing: a run that is cut off leaves the old file."""
+    """Writes all or nothing: a run that is cut off leaves the old file."""
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(content, indent=2) + "\n")
     partial.replace(path)
@@ -255,10 +166,10 @@ def write_json(path: Path, content: Any) -> None:
 def run(experiment: Experiment) -> dict[str, Any]:
     """Runs the stages of the config that have not finished, in order, and returns all results.
 
-    What had finished without a stage that it builds on, and which runs now, is outdated and runs anew. Where the data
-    have changed since (a folder was annotated), stages that measure run anew too.
+    A finished stage is outdated, and runs again, if a stage that it builds on runs now. If the data have changed (a
+    folder was annotated), stages that measure run again too.
 
-    Of several processes all take part in distributed stages; the first one alone does the rest, and writes the results.
+    All processes take part in distributed stages. The first process alone does the rest, and writes the results.
 
     Raises:
       ValueError: the workdir is of another config, a stage that trains finished before one it builds on, or the data
@@ -271,13 +182,15 @@ def run(experiment: Experiment) -> dict[str, Any]:
     if processes.is_first():
         try:
             results = begin(experiment)
-            if results != experiment.results():  # a finished run stays untouched
+            if results != experiment.results():  # a finished run is left untouched
                 write_json(experiment.workdir / "results.json", results)
         except Exception as error:
             failed = error
     processes.fail_together(failed, "stages begin")
     results = experiment.results()
     for name in experiment.config.stages:
+        if not experiment.system.by_name[name].distributed:
+            experiment.forget_training_images()
         if name in results:
             before = results[name]
             outcome = f"skipped before, {before['skipped']}" if was_skipped(before) else "finished before"
@@ -318,7 +231,7 @@ def run_stage(experiment: Experiment, name: str, results: dict[str, Any]) -> Non
 
 
 def check_batches(experiment: Experiment) -> None:
-    """Raises ValueError where the batch of a stage that is yet to be trained does not divide over the devices."""
+    """Raises ValueError if the batch of a stage that has yet to train does not divide over the devices."""
     finished, config = experiment.results(), experiment.config
     for stage in experiment.system.stages:
         if stage.distributed and stage.name in config.stages and stage.name not in finished:
@@ -329,7 +242,7 @@ def check_batches(experiment: Experiment) -> None:
 
 
 def begin(experiment: Experiment) -> dict[str, Any]:
-    """Claims the workdir and returns its results, without those that the stages to come make outdated."""
+    """Claims the workdir and returns its results, without those that the coming stages make outdated."""
     claim_workdir(experiment)
     config, results, stages = experiment.config, experiment.results(), experiment.system.stages
     results |= {
@@ -369,7 +282,7 @@ def begin(experiment: Experiment) -> dict[str, Any]:
                 "training has finished; otherwise use another --workdir"
             )
     if training:
-        for stage in stages:  # a measurement that was cut off began on another network
+        for stage in stages:  # a measurement that was cut off used another network
             if stage.measures and stage.name not in results:
                 forget_progress(experiment, stage)
     results["measurements"] = [row for row in rows if row["stage"] in results]
@@ -377,24 +290,25 @@ def begin(experiment: Experiment) -> dict[str, Any]:
 
 
 def outdated(stages: Sequence[Stage], finished: Collection[str], asked: Sequence[str]) -> list[Stage]:
-    """Finished stages that build on one of those `asked` for that has yet to run."""
+    """Finished stages that build on a stage which is `asked` for and has yet to run."""
     pending = {name for name in asked if name not in finished}
     return [stage for stage in stages if stage.name in finished and pending & set(stage.builds_on)]
 
 
 def claim_workdir(experiment: Experiment) -> None:
-    """Writes config.json, or checks that the one there is of the same experiment.
+    """Writes config.json, or checks that the existing one is of the same experiment.
 
     Raises:
-      ValueError: it is of another; the message lists the differences.
+      ValueError: it is of another experiment; the message lists the differences.
     """
     data = experiment.config.data
-    inside = data.root and experiment.workdir.resolve().is_relative_to(Path(data.root).expanduser().resolve())
-    if data.dataset == "landmark_folder" and inside:
-        raise ValueError(
-            f"--workdir {experiment.workdir} is inside config.data.root {data.root}, and its pictures would become "
-            "faces: choose one outside"
-        )
+    roots = (data.root, *(root for root, _ in data.more_roots)) if data.dataset == "landmark_folder" else ()
+    for root in filter(None, roots):
+        if experiment.workdir.resolve().is_relative_to(Path(root).expanduser().resolve()):
+            raise ValueError(
+                f"--workdir {experiment.workdir} is inside {root}, and its pictures would become faces: choose one "
+                "outside"
+            )
     experiment.workdir.mkdir(parents=True, exist_ok=True)
     path, fields = experiment.workdir / "config.json", configuration.plain(experiment.config)
     if path.exists() and has_begun(experiment):
@@ -410,9 +324,9 @@ def claim_workdir(experiment: Experiment) -> None:
 
 
 def check_init(experiment: Experiment, results: dict[str, Any]) -> None:
-    """Notes which network `config.init` holds, or checks that it still is the one that the workdir began from.
+    """Notes which network `config.init` holds, or checks that the workdir began from the same one.
 
-    A file that is gone is no mistake here: finished stages do without it.
+    A missing file is no error here: finished stages do not need it.
 
     Raises:
       ValueError: another network is there now.
@@ -432,19 +346,19 @@ def check_init(experiment: Experiment, results: dict[str, Any]) -> None:
 
 
 def has_begun(experiment: Experiment) -> bool:
-    """Whether a stage has finished in the workdir, or there is something of one to go on from."""
+    """Whether a stage has finished in the workdir, or has left something to go on from."""
     finished = experiment.results()
     return any(stage.name in finished or has_progress(experiment, stage) for stage in experiment.system.stages)
 
 
 def has_progress(experiment: Experiment, stage: Stage) -> bool:
-    """Whether there is something of this stage to go on from."""
+    """Whether this stage has left something to go on from."""
     found = (path for pattern in stage.progress for path in experiment.workdir.glob(pattern))
     return any(path.is_file() or any(path.glob("[0-9]*")) for path in found)
 
 
 def forget_progress(experiment: Experiment, stage: Stage) -> None:
-    """Removes what a stage left to go on from, since it is of other data or of another network."""
+    """Removes what a stage left to go on from, as it belongs to other data or another network."""
     for pattern in stage.progress:
         for path in experiment.workdir.glob(pattern):
             path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)

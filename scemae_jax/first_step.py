@@ -1,10 +1,10 @@
-"""One real step of stages 1 and 2 as a config has them, before anything long: does it run on the devices at hand?
+"""Takes a few steps of stages 1 and 2 as a config has them, before a long run: does it work here, and how fast is it?
 
   python -m scemae_jax.first_step --config configs/celeba.py:s8
 
-Batch, precision, network, augmentation, gradients and optimiser are the config's, the images noise. Nothing is written.
-The images that a run holds on the device (`config.data.cache`) are not held here: leave them room.
-Exit status: 0 where every step ran and its loss and gradients are finite, otherwise 1.
+Batch, precision, network, augmentation, gradients and optimiser are the config's; the images are noise. Nothing is
+written. A run may also hold its images on the device (`config.data.cache`): leave room for them.
+Exit status: 0 if every step ran and the first loss and its gradients are finite, otherwise 1.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from scemae_jax import config as configuration
 from scemae_jax.command_line import exit_status, start
 from scemae_jax.config import Config
 from scemae_jax.data.pipeline import Batches, index_batches
+from scemae_jax.faces.frame import FRAME
 from scemae_jax.run_flags import CONFIG
 from scemae_jax.systems.sce_mae import pretrain, refine
 from scemae_jax.systems.sce_mae.stages import SYSTEM
@@ -28,9 +29,15 @@ from scemae_jax.training import loop, sharding
 from scemae_jax.training.feed import Input
 from scemae_jax.training.metrics import NEVER
 
+TIMED = 3
+"""Steps that are timed after the first."""
 
-def first_step(config: Config, stage: str, mesh: Mesh) -> float:
-    """Takes one step of `pretrain` or `refine` from random weights and returns its loss.
+
+def first_step(config: Config, stage: str, mesh: Mesh) -> tuple[float, float]:
+    """Takes a step of `pretrain` or `refine` from random weights, then `TIMED` more.
+
+    Returns:
+      The loss of the first, and the seconds that each of the others took.
 
     Raises:
       jax.errors.JaxRuntimeError: among others where the step does not fit into the devices' memory.
@@ -50,22 +57,27 @@ def first_step(config: Config, stage: str, mesh: Mesh) -> float:
     state = sharding.place(state, sharding.by_rules(mesh, state, config.mesh.rules))
     constants = sharding.place(task.constants, sharding.replicated(mesh))
     seen = jax.jit(loop.gathered_metrics(task).empty, out_shardings=sharding.replicated(mesh))()
-    size = architecture.frame.image_size
-    images = np.random.default_rng(0).integers(0, 256, (batch_size, size, size, 3), np.uint8)
+    shape = (batch_size, FRAME.image_size, FRAME.image_size, 3)  # as the data have them, whatever the model's are
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     batch = {"unlabelled": sharding.shard_batch(mesh, {"image": images})}
     resident = {"unlabelled": source.resident}
-    _, seen = loop.compile_step(task, mesh, config.mesh.rules)(state, seen, constants, resident, batch)
+    step = loop.compile_step(task, mesh, config.mesh.rules)
+    state, seen = step(state, seen, constants, resident, batch)
     found = jax.device_get(seen.compute())
     if found["first_nonfinite"] != NEVER:
         raise FloatingPointError(f"the loss is {found['loss']}, the gradient's norm {found['gradient_norm']}")
-    return float(found["loss"])
+    started = time.monotonic()
+    for _ in range(TIMED):
+        state, seen = step(state, seen, constants, resident, batch)
+    jax.block_until_ready(state)
+    return float(found["loss"]), (time.monotonic() - started) / TIMED
 
 
 def main() -> None:
     config = CONFIG.value
     with exit_status():
         if config.get("system") != SYSTEM.name:
-            raise ValueError(f"config.system is {config.get('system')!r}: the first step is of sce_mae alone")
+            raise ValueError(f"config.system is {config.get('system')!r}: the first step knows sce_mae alone")
         SYSTEM.check_config(config)
         mesh = sharding.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
         for stage in ("pretrain", "refine"):
@@ -77,11 +89,12 @@ def main() -> None:
         what = f"first step of {stage} ({about}, batch_size {config[stage].batch_size})"
         started = time.monotonic()
         try:
-            loss = first_step(config, stage, mesh)
+            loss, each = first_step(config, stage, mesh)
         except Exception as error:  # whatever the devices, their compiler or their libraries say
             logging.debug("where it happened", exc_info=True)
             sys.exit(f"{what} failed: {type(error).__name__}: {error}\n{advice(stage, error)}")
-        print(f"{what}: loss {loss:.3f}, {time.monotonic() - started:.0f} s with compilation", flush=True)
+        took = time.monotonic() - started
+        print(f"{what}: loss {loss:.3f}, {took:.0f} s with compilation, then {each:.3g} s a step", flush=True)
 
 
 def advice(stage: str, error: Exception) -> str:

@@ -1,19 +1,19 @@
 """SCE-MAE: landmarks from unlabelled faces and few annotations.
 
-Runs the stages that the config names, each into the workdir: pretrain, refine, match, detect, report, export; on
-request also few_shot and represent, which come before report. A stage that has finished is skipped, one that was cut
-off goes on from its last checkpoint: run the same command again.
+Runs the stages that the config names: pretrain, refine, match, detect, report, export; on request also few_shot and
+represent, before report. All write to the workdir. To go on after an interruption, run the same command again: finished
+stages are skipped, and training goes on from its last checkpoint.
 
   python -m scemae_jax.main --config configs/quickstart.py --workdir runs/quickstart
   python -m scemae_jax.main --config configs/folder.py --config.data.root=FOLDER --workdir runs/mine
   python -m scemae_jax.main --config configs/ytf68.py:t8 --workdir runs/t8 --config.refine.temperature=0.2
 
-Every field of the config can be set so; scemae_jax/config.py and scemae_jax/systems/sce_mae/settings.py say what each
-means. Several processes (a TPU pod, GPUs of several machines) run the same command with --distributed, or with
---coordinator, --num_processes and --process_id where nothing else tells them; launch/ has files that do it.
+Every field of the config can be set like this; scemae_jax/config.py and scemae_jax/systems/sce_mae/settings.py explain
+them. Several processes (a TPU pod, GPUs of several machines) run the same command with --distributed, or with
+--coordinator, --num_processes and --process_id if JAX cannot find them by itself; launch/ has files that do it.
 
-Exit status: 0 done, 1 error, 75 stopped at --stop_after_minutes and 85 stopped by SIGTERM, both with everything saved;
-85 also where another process of the run was lost.
+Exit status: 0 done; 1 error; 75 stopped at --stop_after_minutes, with everything saved; 85 stopped by SIGTERM, with
+everything saved, or another process of the run was lost.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from scemae_jax.systems import system_of
 from scemae_jax.training import processes
 
 flags.adopt_module_key_flags(run_flags)
-DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of the run, found by themselves.")
-COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of the first process, where they are not.")
+DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of the run, which JAX finds by itself.")
+COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of the first process, if JAX cannot find it.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "How many processes the run has; with --coordinator.")
 PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Which of them this is, from 0; with --coordinator.")
 
 
 def dry_run(run: Experiment) -> None:
-    """Prints what the run would do; of several processes the first does."""
+    """Prints what the run would do (in the first process)."""
     experiment.check_batches(run)
     if jax.process_count() > 1:
         run.prepare_data()

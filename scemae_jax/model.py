@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, Literal, cast, get_args
+from typing import Any, get_args
 
 import flax.linen as nn
 import jax
@@ -14,94 +14,14 @@ from jaxtyping import Array, Float, Num
 
 from scemae_jax.data.images import BACKGROUND
 from scemae_jax.faces.frame import FRAME, Frame, Placement
-from scemae_jax.models import carb, heads, mae, vit
+from scemae_jax.models import carb
+from scemae_jax.models.architecture import Architecture
+from scemae_jax.models.heads import Head, Which, find
 from scemae_jax.ops.correspondence import predict_matches
 from scemae_jax.ops.cover_and_stride import cover_and_stride
-from scemae_jax.ops.density_peaks import Density
 
-Which = Literal["backbone", "projected", "both", "clustered"]
 CHUNK = 32
 """Images that go through the network at a time."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Architecture:
-    """All that is needed to build the networks and feed them; hashable, and plain enough for JSON."""
-
-    encoder: str
-    """Variant, such as "S/8"."""
-    projection: int
-    projector_hidden: bool
-    projector_normalise: bool
-    split_layer: int
-    attentive_fraction: float
-    num_clusters: int
-    density: Density
-    decoder_width: int
-    decoder_depth: int
-    decoder_heads: int
-    mask_ratio: float
-    normalise_target: bool
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    dtype: str = "float32"
-    positions: vit.Positions = "sincos"
-    """Position codes of the encoder; the decoder's are always sin-cos."""
-    frame: Frame = FRAME
-    """Sizes of the images, and of the window that is looked at."""
-
-    @functools.cached_property
-    def variant(self) -> vit.Variant:
-        return vit.variant(self.encoder)
-
-    @property
-    def side(self) -> int:
-        """Patches along a side of the window."""
-        return self.frame.window // self.variant.patch_size
-
-    def normalise(self, images: Num[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-        """Standardises images: uint8, or floats in [0, 1]."""
-        if jnp.issubdtype(images.dtype, jnp.integer):
-            images = images.astype(jnp.float32) / 255.0
-        return (images - jnp.array(self.mean)) / jnp.array(self.std)
-
-    def build_encoder(self, layer_loop: vit.LayerLoop = vit.ONE_BY_ONE) -> vit.ViT:
-        v, side = self.variant, self.side
-        return vit.ViT(
-            v.width,
-            v.depth,
-            v.num_heads,
-            v.patch_size,
-            dtype=jnp.dtype(self.dtype),
-            positions=self.positions,
-            grid=(side, side),
-            layer_loop=layer_loop,
-        )
-
-    def build_mae(self, layer_loop: vit.LayerLoop = vit.ONE_BY_ONE) -> mae.MaskedAutoencoder:
-        """`layer_loop` is of the encoder's and the decoder's layers."""
-        return mae.MaskedAutoencoder(
-            self.build_encoder(layer_loop),
-            self.decoder_width,
-            self.decoder_depth,
-            self.decoder_heads,
-            self.mask_ratio,
-            self.normalise_target,
-            jnp.dtype(self.dtype),
-        )
-
-    def build_carb(self) -> carb.CARB:
-        projector = carb.Projector(
-            self.projection, self.projector_hidden, self.projector_normalise, jnp.dtype(self.dtype)
-        )
-        return carb.CARB(
-            self.build_encoder(),
-            projector,
-            self.split_layer,
-            self.attentive_fraction,
-            self.num_clusters,
-            self.density,
-        )
 
 
 def bind(module: nn.Module, params: Any) -> nn.Module:
@@ -112,66 +32,49 @@ def bind(module: nn.Module, params: Any) -> nn.Module:
 def _dense_features(
     params: Any, images: Array, *, architecture: Architecture, stride: int, which: Which, projected_weight: float
 ) -> Array:
-    network = bind(architecture.build_carb(), params)
-    patch_size = architecture.variant.patch_size
+    backbone = architecture.backbone
+    side, window = backbone.side, backbone.frame.window
+    encoder = bind(backbone.build(), params["encoder"])
 
     def window_features(windows: Array) -> Array:
         if which == "backbone":
-            chosen = network.encoder(windows)[:, 1:]
+            chosen = encoder(windows)[:, 1:]
         elif which == "clustered":
-            chosen = carb.approximate(network.select(windows))
+            chosen = carb.approximate(bind(architecture.build_carb(), params).select(windows))
         else:
-            backbone, projected = network.features(windows)
-            both = [backbone, projected_weight * projected]
+            tokens, projected = bind(architecture.build_carb(), params).features(windows)
+            both = [tokens, projected_weight * projected]
             chosen = projected if which == "projected" else jnp.concatenate(both, axis=-1)
-        grid = (architecture.side, architecture.side)
-        return chosen.reshape(windows.shape[0], *grid, -1).astype(jnp.float32)
+        return chosen.reshape(len(windows), side, side, -1).astype(jnp.float32)
 
-    normalised, window = architecture.normalise(images), architecture.frame.window
-    return cover_and_stride(window_features, normalised, window=window, stride=stride, patch_size=patch_size)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Head:
-    """A trained landmark head, and which features it reads."""
-
-    num_landmarks: int
-    heatmaps: int
-    """Of each landmark; 0 for a linear head, which has none."""
-    kernel_size: int = 1
-    gain: float = 1.0
-    stride: int
-    which: Which
-    projected_weight: float = 1.0
-    """Factor of the projected features where it reads both."""
-    params: Any
-
-    def build(self) -> heads.LandmarkHead | heads.LinearHead:
-        if not self.heatmaps:
-            return heads.LinearHead(self.num_landmarks)
-        return heads.LandmarkHead(self.num_landmarks, self.heatmaps, self.kernel_size, self.gain)
-
-    def sizes(self) -> dict[str, Any]:
-        """All fields but the weights; JSON-able."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "params"}
-
-
-@functools.partial(jax.jit, static_argnames="network")
-def _head_points(params: Any, features: Array, *, network: nn.Module) -> Array:
-    return cast(Array, network.apply({"params": params}, features))
+    return cover_and_stride(
+        window_features,
+        backbone.normalise(images),
+        window=window,
+        stride=stride,
+        patch_size=backbone.variant.patch_size,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
-    """A backbone, its projector once refined, its landmark heads, and its MAE decoder where kept."""
+    """A backbone, its projector once refined, its heads, and its MAE decoder where kept.
+
+    Its methods take and give arrays of NumPy; `device_features` and `dense_features` serve further computation.
+    """
 
     architecture: Architecture
     params: dict[str, Any]
     """`encoder`, `projector` (absent before stage 2) and `decoder` (absent from exported models)."""
-    heads: dict[int, Head] = dataclasses.field(default_factory=dict)
-    """Detectors by the number of their landmarks."""
+    heads: dict[str, Head] = dataclasses.field(default_factory=dict)
+    """By name: that of a landmark head is the number of its landmarks, "5" say."""
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Where it came from: config hash, images seen, data; free-form, for people."""
+
+    @property
+    def frame(self) -> Frame:
+        """Sizes of the images that it sees."""
+        return self.architecture.backbone.frame
 
     @property
     def refined(self) -> bool:
@@ -184,10 +87,10 @@ class Model:
         stride: int = 8,
         which: Which = "projected",
         projected_weight: float = 1.0,
-    ) -> Float[Array, "b 96/stride 96/stride c"]:
+    ) -> Float[np.ndarray, "b 96/stride 96/stride c"]:
         """Features of the centre window of the images, one for every `stride` pixels, by cover-and-stride.
 
-        The shapes are those of most models, of images of 136x136 and windows of 96x96: `architecture.frame`.
+        The shapes are those of most models, of images of 136x136 and windows of 96x96: `Model.frame`.
 
         Args:
           images: uint8, or floats in [0, 1]; those of another size are brought to it as `as_square_images` does.
@@ -200,22 +103,30 @@ class Model:
 
         Raises:
           ValueError: the images have another form or range, `which` is unknown, the stride does not divide the patch
-            size, or the model has no projector (it is not refined) and `which` needs it.
+            size, or the model lacks what `which` needs: a projector (it is not refined), or CARB.
         """
-        frame = self.architecture.frame
+        return np.asarray(self.device_features(images, stride, which, projected_weight))
+
+    def device_features(
+        self,
+        images: Num[Array | np.ndarray, "b h w 3"],
+        stride: int = 8,
+        which: Which = "projected",
+        projected_weight: float = 1.0,
+    ) -> Float[Array, "b 96/stride 96/stride c"]:
+        """`features`, left on the device."""
         if which not in get_args(Which):
             raise ValueError(f"which is {which!r}: choose {', '.join(map(repr, get_args(Which)))}")
         if which in ("projected", "both") and not self.refined:
             raise ValueError(f"which={which!r} needs a projector, and this model has none (stage 2 did not run)")
-        placement(images, frame)  # raises for images of another form before any are computed
+        placement(images, self.frame)  # raises for images of another form before any are computed
         if not len(images):
-            side, v = frame.window // stride, self.architecture.variant
-            projection = self.architecture.projection
-            width = {"projected": projection, "both": v.width + projection}.get(which, v.width)
-            return jnp.zeros((0, side, side, width))
+            one = jax.ShapeDtypeStruct((1, self.frame.image_size, self.frame.image_size, 3), jnp.uint8)
+            shape = jax.eval_shape(lambda images: self.dense_features(images, stride, which), one).shape
+            return jnp.zeros((0, *shape[1:]))
         chunks = []
         for start in range(0, len(images), CHUNK):
-            chunk = as_square_images(images[start : start + CHUNK], frame)
+            chunk = as_square_images(images[start : start + CHUNK], self.frame)
             missing = CHUNK - len(chunk) if len(images) > CHUNK else 0
             padded = jnp.pad(chunk, ((0, missing), (0, 0), (0, 0), (0, 0)))
             chunks.append(self.dense_features(padded, stride, which, projected_weight)[: len(chunk)])
@@ -224,7 +135,7 @@ class Model:
     def dense_features(
         self, images: Num[Array, "b 136 136 3"], stride: int, which: Which, projected_weight: float = 1.0
     ) -> Float[Array, "b 96/stride 96/stride c"]:
-        """`features` without its checks and chunks, to be traced into another computation."""
+        """`device_features` without its checks and chunks, to be traced into another computation."""
         weights = {name: self.params[name] for name in ("encoder", "projector") if name in self.params}
         return _dense_features(
             weights, images, architecture=self.architecture, stride=stride, which=which,
@@ -249,46 +160,44 @@ class Model:
         """
         if np.shape(image) != np.shape(other):
             raise ValueError(f"the images have shapes {np.shape(image)} and {np.shape(other)}: resize one to the other")
-        images, frame = np.stack([image, other]), self.architecture.frame
-        maps, placed = (
-            self.features(images, stride, "projected" if self.refined else "backbone"),
-            placement(images, frame),
-        )
+        images, frame = np.stack([image, other]), self.frame
+        placed = placement(images, frame)
+        first, second = self.device_features(images, stride, "projected" if self.refined else "backbone")
         queries = frame.to_window(placed.to_square(np.asarray(points)))
-        found = np.asarray(predict_matches(maps[0], maps[1], jnp.asarray(queries), frame.window))
+        found = np.asarray(predict_matches(first, second, jnp.asarray(queries), frame.window))
         return placed.from_square(frame.from_window(found))
 
-    def with_head(self, head: Head) -> Model:
-        """This model with one more detector."""
-        return dataclasses.replace(self, heads={**self.heads, head.num_landmarks: head})
+    def with_head(self, head: Head, name: str = "") -> Model:
+        """This model with one more head; without a name it has that of the number of its landmarks."""
+        return dataclasses.replace(self, heads={**self.heads, name or str(head.network.num_landmarks): head})
 
     def detect(
-        self, images: Num[Array | np.ndarray, "b h w 3"], num_landmarks: int | None = None
+        self, images: Num[Array | np.ndarray, "b h w 3"], num_landmarks: int | None = None, *, head: str = ""
     ) -> Float[np.ndarray, "b l 2"]:
         """Landmarks (x, y) in pixels of the images given, (0, 0) the centre of the top left one.
 
         Args:
           images: faces cut as the training ones, of any size; uint8, or floats in [0, 1].
-          num_landmarks: which detector, where the model has several.
+          num_landmarks: which head, where the model has several: the one that has this number for a name.
+          head: its name, instead.
 
         Raises:
-          ValueError: the model has no such detector, or several and none was named; or as `features`.
+          ValueError: the model has no such head, or several and none was named; or as `features`.
         """
-        if num_landmarks is None and len(self.heads) == 1:
-            (num_landmarks,) = self.heads
-        if num_landmarks not in self.heads:
+        name = head or ("" if num_landmarks is None else str(num_landmarks))
+        if not name and len(self.heads) == 1:
+            (name,) = self.heads
+        if name not in self.heads:
             raise ValueError(
-                f"num_landmarks is {num_landmarks}: this model detects {sorted(self.heads) or 'no landmarks'}; "
-                "fit_detector adds a detector"
+                f"{f'no head is called {name!r}' if name else 'no head is named'}: this model detects "
+                f"{', '.join(self.heads) or 'no landmarks'}; fit_detector adds a head"
             )
-        frame = self.architecture.frame
-        placed, head = placement(images, frame), self.heads[num_landmarks]
-        network, points = head.build(), []
+        placed, chosen, points = placement(images, self.frame), self.heads[name], []
         for start in range(0, len(images), CHUNK):
-            features = self.features(images[start : start + CHUNK], head.stride, head.which, head.projected_weight)
-            points.append(np.asarray(_head_points(head.params, features, network=network)))
-        normalised = np.concatenate([np.zeros((0, num_landmarks, 2), np.float32), *points])
-        return placed.from_square(frame.denormalise(normalised))
+            features = self.device_features(images[start : start + CHUNK], *chosen.reads)
+            points.append(np.asarray(find(chosen.network, chosen.params, features)))
+        normalised = np.concatenate([np.zeros((0, chosen.network.num_landmarks, 2), np.float32), *points])
+        return placed.from_square(self.frame.denormalise(normalised))
 
 
 def placement(images: Num[Array | np.ndarray, "b h w 3"], frame: Frame) -> Placement:

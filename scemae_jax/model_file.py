@@ -15,9 +15,11 @@ import numpy as np
 from flax import serialization
 
 from scemae_jax.faces.frame import Frame
-from scemae_jax.model import Architecture, Head, Model, Which
+from scemae_jax.model import Model
+from scemae_jax.models.architecture import Architecture, Backbone, Carb, Decoder
+from scemae_jax.models.heads import Head, Which
 
-FORMAT = 1
+FORMAT = 2
 
 
 def save_model(model: Model, path: Path, *, dtype: str = "float32") -> None:
@@ -43,11 +45,13 @@ def save_model(model: Model, path: Path, *, dtype: str = "float32") -> None:
 
     content = {
         "format": FORMAT,
-        # Whatever it was trained in: opened elsewhere it computes, and gives the same features, in float32.
-        "architecture": json.dumps(dataclasses.asdict(model.architecture) | {"dtype": "float32"}),
+        "architecture": json.dumps(dataclasses.asdict(_in_float32(model.architecture))),
         "provenance": json.dumps(model.provenance),
         "params": stored(model.params),
-        "heads": {str(n): {"sizes": json.dumps(h.sizes()), "params": stored(h.params)} for n, h in model.heads.items()},
+        "heads": {
+            name: {"sizes": json.dumps(head.sizes()), "params": stored(head.params)}
+            for name, head in model.heads.items()
+        },
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
@@ -67,22 +71,51 @@ def load(path: str | Path) -> Model:
     def float32(tree: Any) -> Any:
         return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
 
-    fields = json.loads(content["architecture"])
-    fields |= {name: tuple(fields[name]) for name in ("mean", "std")}
-    if "frame" in fields:  # which files of older versions lack: theirs is the default
-        fields["frame"] = Frame(**fields["frame"])
+    heads = {name: (json.loads(head["sizes"]), float32(head["params"])) for name, head in content["heads"].items()}
     return Model(
-        architecture=Architecture(**fields),
+        architecture=_architecture(json.loads(content["architecture"])),
         params=float32(content["params"]),
-        heads={
-            int(n): Head(**json.loads(h["sizes"]), params=float32(h["params"])) for n, h in content["heads"].items()
-        },
+        heads={name: Head.of_sizes(_head_sizes(sizes), params) for name, (sizes, params) in heads.items()},
         provenance=json.loads(content["provenance"]),
     )
 
 
+def _in_float32(architecture: Architecture) -> Architecture:
+    """Whatever it was trained in: opened elsewhere it computes, and gives the same features, in float32."""
+    return dataclasses.replace(architecture, backbone=dataclasses.replace(architecture.backbone, dtype="float32"))
+
+
+def _architecture(fields: dict[str, Any]) -> Architecture:
+    if "backbone" not in fields:  # format 1 had the fields of all parts side by side
+        decoder = ("decoder_width", "decoder_depth", "decoder_heads", "mask_ratio", "normalise_target")
+        backbone = ("encoder", "positions", "frame", "mean", "std", "dtype")
+        fields = {
+            "backbone": {name: fields[name] for name in backbone if name in fields},
+            "decoder": {name.removeprefix("decoder_"): fields[name] for name in decoder},
+            "carb": {name: value for name, value in fields.items() if name not in (*backbone, *decoder)},
+        }
+    backbone = fields["backbone"] | {name: tuple(fields["backbone"][name]) for name in ("mean", "std")}
+    if "frame" in backbone:  # the first files had none: theirs is the default
+        backbone["frame"] = Frame(**backbone["frame"])
+    return Architecture(
+        backbone=Backbone(**backbone),
+        decoder=fields["decoder"] and Decoder(**fields["decoder"]),
+        carb=fields["carb"] and Carb(**fields["carb"]),
+    )
+
+
+def _head_sizes(sizes: dict[str, Any]) -> dict[str, Any]:
+    if "kind" in sizes:
+        return sizes
+    # Format 1 had one form for both kinds: a linear head was one without heatmaps.
+    fields = ("num_landmarks", "heatmaps", "kernel_size", "gain") if sizes["heatmaps"] else ("num_landmarks",)
+    reads = {name: sizes[name] for name in ("stride", "which", "projected_weight") if name in sizes}
+    kind = "heatmaps" if sizes["heatmaps"] else "linear"
+    return {"kind": kind, "network": {name: sizes[name] for name in fields}, "reads": reads}
+
+
 def fingerprint(path: str | Path) -> str:
-    """Tells networks apart, by architecture and weights; detectors and provenance do not count.
+    """Tells networks apart, by architecture and weights; heads and provenance do not count.
 
     Raises:
       FileNotFoundError, ValueError: as `load`.
@@ -105,8 +138,10 @@ def _content(path: str | Path) -> dict[str, Any]:
         version = content["format"]
     except Exception as error:
         raise ValueError(f"{file} is not a model exported by scemae_jax: {error}") from error
-    if version != FORMAT:
-        raise ValueError(f"{file} has format {version}, this version of scemae_jax reads {FORMAT}: export it anew")
+    if version not in range(1, FORMAT + 1):
+        raise ValueError(
+            f"{file} has format {version}, this version of scemae_jax reads 1 to {FORMAT}: update scemae_jax"
+        )
     return content
 
 
@@ -122,9 +157,9 @@ def export_stablehlo(model: Model, path: Path, *, stride: int, which: Which) -> 
     It takes uint8 [b, s, s, 3] of any b, where s is the image size of the model's frame, and gives what
     `Model.features` does, in float32 whatever the model was trained in; it runs on CPU, GPU and TPU.
     """
-    exact = dataclasses.replace(model, architecture=dataclasses.replace(model.architecture, dtype="float32"))
+    exact = dataclasses.replace(model, architecture=_in_float32(model.architecture))
     (batch,) = jax.export.symbolic_shape("b")
-    size = model.architecture.frame.image_size
+    size = model.frame.image_size
     images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
     function = jax.jit(lambda images: exact.dense_features(images, stride, which))
     exported = jax.export.export(function, platforms=("cpu", "cuda", "tpu"))(images)

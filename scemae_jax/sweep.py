@@ -58,7 +58,8 @@ SEEDS = flags.DEFINE_list("seeds", None, "Seeds, as in 0,1,2, instead of those o
 STAGE1 = ("seed", "init", "dtype", "data", "mesh", "pretrain")
 """Sections and fields of the config that stage 1 depends on; and of the networks:"""
 STAGE1_NETWORK = (
-    "encoder", "positions", "decoder_width", "decoder_depth", "decoder_heads", "mask_ratio", "normalise_target",
+    "encoder", "positions", "image_size", "window", "decoder_width", "decoder_depth", "decoder_heads", "mask_ratio",
+    "normalise_target",
 )  # fmt: skip
 RESERVED = ("stage1", "compiled")
 """Folders beside those of the points."""

@@ -23,7 +23,8 @@ from filelock import FileLock
 from scemae_jax import main
 from scemae_jax.config import NORMALISATION
 from scemae_jax.data.sources import open_dataset
-from scemae_jax.model import Architecture, Model
+from scemae_jax.model import Model
+from scemae_jax.models.architecture import Architecture, Backbone, Carb, Decoder
 
 hypothesis.settings.register_profile("scemae", deadline=None, max_examples=40, derandomize=True)
 hypothesis.settings.load_profile("scemae")
@@ -136,21 +137,17 @@ def small_architecture() -> Architecture:
     """The smallest named encoder, with a decoder and a projector to match."""
     mean, std = NORMALISATION["imagenet"]
     return Architecture(
-        encoder="XXS/8",
-        projection=16,
-        projector_hidden=True,
-        projector_normalise=True,
-        split_layer=2,
-        attentive_fraction=0.25,
-        num_clusters=4,
-        density="knn",
-        decoder_width=32,
-        decoder_depth=1,
-        decoder_heads=2,
-        mask_ratio=0.75,
-        normalise_target=True,
-        mean=mean,
-        std=std,
+        backbone=Backbone(encoder="XXS/8", mean=mean, std=std),
+        decoder=Decoder(width=32, depth=1, heads=2, mask_ratio=0.75, normalise_target=True),
+        carb=Carb(
+            projection=16,
+            projector_hidden=True,
+            projector_normalise=True,
+            split_layer=2,
+            attentive_fraction=0.25,
+            num_clusters=4,
+            density="knn",
+        ),
     )
 
 

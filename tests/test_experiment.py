@@ -1,18 +1,13 @@
 """A system of another kind in one file: two stages, two inputs and a state that no gradient reaches."""
 
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from scemae_jax.experiment import read_results
 from scemae_jax.training.metrics import read_metrics
-
-ROOT = Path(__file__).parents[1]
 
 # Stage "fit" learns a line from points of two inputs; its state is the mean of what the second one gave, which the loss
 # reads. Stage "measure" reads the parameters and the state back.
@@ -99,25 +94,29 @@ SYSTEM = System(
 """
 
 
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    """`toy(workdir, *flags)`: the command on the toy system; its exit status and what it printed."""
-    folder = tmp_path_factory.mktemp("toy")
-    (folder / "toy.py").write_text(TOY)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]), "JAX_PLATFORMS": "cpu"}
+@pytest.fixture
+def toy(run, data_dir, monkeypatch, tmp_path, capsys):
+    """`toy(workdir, field=value)`: the command on the toy system; its exit status and what it printed."""
+    (tmp_path / "toy.py").write_text(TOY)
+    monkeypatch.syspath_prepend(tmp_path)
 
-    def call(workdir, *flags):
-        command = [sys.executable, "-m", "scemae_jax.main", "--config", folder / "toy.py", "--workdir", workdir]
-        command.append(f"--config.data.data_dir={folder / 'data'}")
-        ended = subprocess.run([*command, *flags], env=environment, cwd=folder, capture_output=True, text=True)
-        return ended.returncode, ended.stdout + ended.stderr
+    def call(workdir, *, dry_run=False, stop_after=None, **fields):
+        import toy
 
-    return call
+        config = toy.get_config()
+        config.data.data_dir = str(data_dir)
+        config.update(fields)
+        status = run(config, tmp_path / workdir, dry_run=dry_run, stop_after=stop_after)
+        said = capsys.readouterr()
+        return status, said.out + said.err
+
+    yield call
+    sys.modules.pop("toy", None)
 
 
 def test_a_system_of_two_stages_two_inputs_and_a_state_is_one_file(toy, tmp_path):
-    assert toy(tmp_path / "whole", "--dry_run")[0] == 0
-    status, said = toy(tmp_path / "whole")
+    assert toy("whole", dry_run=True)[0] == 0
+    status, said = toy("whole")
     assert status == 0, said
     assert "slope" in said  # in a table of what was measured
     whole = read_results(tmp_path / "whole")
@@ -132,9 +131,9 @@ def test_a_system_of_two_stages_two_inputs_and_a_state_is_one_file(toy, tmp_path
 
     # Stopped after its first and its second step and taken up again: inputs and state go on, to the bit. The state has
     # sums over all steps, which a state that began anew would not have.
-    assert toy(tmp_path / "cut", "--stop_after_minutes=0")[0] == 75
-    assert toy(tmp_path / "cut", "--stop_after_minutes=0")[0] == 75
-    assert toy(tmp_path / "cut")[0] == 0
+    assert toy("cut", stop_after=0)[0] == 75
+    assert toy("cut", stop_after=0)[0] == 75
+    assert toy("cut")[0] == 0
     cut = read_results(tmp_path / "cut")
     assert cut["measurements"] == whole["measurements"]
     assert np.isfinite(cut["fit"]["loss"])
@@ -142,22 +141,24 @@ def test_a_system_of_two_stages_two_inputs_and_a_state_is_one_file(toy, tmp_path
     # What an earlier version left is refused in a line, which says how to go on: what was trained is kept.
     path, steps = tmp_path / "cut" / "results.json", len(read_metrics(tmp_path / "cut"))
     path.write_text(json.dumps({"fit": cut["fit"], "measure": {"slope": 3.0}}))
-    status, said = toy(tmp_path / "cut")
+    status, said = toy("cut")
     assert (status, said.count("Traceback")) == (1, 0)
     assert f"error: {path} is of an earlier version and has no list of measurements: delete it" in said
     path.unlink()
-    assert toy(tmp_path / "cut")[0] == 0
+    assert toy("cut")[0] == 0
     assert read_results(tmp_path / "cut")["measurements"] == whole["measurements"]
     assert len(read_metrics(tmp_path / "cut")) == steps
 
 
-def test_a_system_that_is_not_there_is_said(toy, tmp_path):
-    status, said = toy(tmp_path / "none", "--config.system=nobody")
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"system": "nobody"}, "config.system is 'nobody': choose sce_mae, or name a module that has a SYSTEM"),
+        ({"system": "no.body"}, "config.system is 'no.body'"),
+        ({"stages": ("measure", "fit")}, "the order is fit, measure, each once"),
+    ],
+)
+def test_a_system_that_cannot_run_is_said(toy, fields, message):
+    status, said = toy("none", **fields)
     assert status == 1
-    assert "config.system is 'nobody': choose sce_mae, or name a module that has a SYSTEM" in said
-    status, said = toy(tmp_path / "none", "--config.system=no.body")
-    assert status == 1
-    assert "config.system is 'no.body'" in said
-    status, said = toy(tmp_path / "none", "--config.stages=('measure','fit')")
-    assert status == 1
-    assert "the order is fit, measure, each once" in said
+    assert message in said

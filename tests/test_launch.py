@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import sysconfig
 import time
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import kubernetes_validate
 import numpy as np
@@ -73,7 +75,17 @@ def test_only_scripts_that_are_there_are_named():
 # --- slurm.sbatch
 
 
-def test_a_slurm_job_has_a_task_for_every_gpu_and_is_queued_again():
+@pytest.mark.parametrize(
+    ("status", "restarts", "queued"), [(0, 0, 0), (1, 0, 0), (75, 0, 0), (85, 99, 1), (85, 100, 0)]
+)
+def test_a_slurm_job_that_has_saved_is_queued_again(tmp_path, status, restarts, queued):
+    srun, scontrol = stand_in(tmp_path / "srun", f"sys.exit({status})"), stand_in(tmp_path / "scontrol")
+    ended = run("bash", LAUNCH / "slurm.sbatch", *AWKWARD, PATH=search_path(tmp_path), SLURM_JOB_ID=17,
+                SLURM_RESTART_COUNT=restarts, SLURM_CPUS_PER_TASK=4)  # fmt: skip
+    assert ended.returncode == status, ended.stderr
+    assert calls(scontrol) == [["requeue", "17"]] * queued
+    started = ["--kill-on-bad-exit=0", "--cpus-per-task=4", ".venv/bin/python", *MAIN, "--distributed", *AWKWARD]
+    assert calls(srun) == [started]
     lines = re.findall(r"^#SBATCH --(.*)", (LAUNCH / "slurm.sbatch").read_text(), re.MULTILINE)
     options = dict(line.partition("=")[::2] for line in lines)
     assert options["ntasks-per-node"] == options["gpus-per-node"]
@@ -81,36 +93,16 @@ def test_a_slurm_job_has_a_task_for_every_gpu_and_is_queued_again():
     assert re.fullmatch(r"TERM@\d+", options["signal"])  # to the processes: the script itself has to outlive them
 
 
-@pytest.mark.parametrize(
-    ("status", "restarts", "queued"),
-    [(0, 0, 0), (1, 0, 0), (75, 0, 0), (137, 0, 0), (85, 0, 1), (85, 99, 1), (85, 100, 0)],
-)
-def test_a_job_that_has_saved_is_queued_again(tmp_path, status, restarts, queued):
-    srun, scontrol = stand_in(tmp_path / "srun", f"sys.exit({status})"), stand_in(tmp_path / "scontrol")
-    ended = run("bash", LAUNCH / "slurm.sbatch", *AWKWARD, PATH=search_path(tmp_path), SLURM_JOB_ID=17,
-                SLURM_RESTART_COUNT=restarts, SLURM_CPUS_PER_TASK=4)  # fmt: skip
-    assert ended.returncode == status, ended.stderr
-    assert calls(scontrol) == [["requeue", "17"]] * queued
-    python = ".venv/bin/python"
-    assert calls(srun) == [
-        ["--kill-on-bad-exit=0", "--cpus-per-task=4", python, *MAIN, "--distributed", *AWKWARD]
-    ]  # fmt: skip
-
-
 # --- jobset.yaml and skypilot.yaml
 
 
 def test_the_jobset_is_valid_and_restarts_what_was_cut_off():
     claim, jobset = yaml.safe_load_all((LAUNCH / "jobset.yaml").read_text())
-    kubernetes_validate.validate(claim, "1.37", strict=True)
-    assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
-    assert set(jobset["spec"]) == {"failurePolicy", "replicatedJobs"}
-    (rule,) = jobset["spec"]["failurePolicy"]["rules"]
+    (rule,), (replicated,) = jobset["spec"]["failurePolicy"]["rules"], jobset["spec"]["replicatedJobs"]
     assert (rule["action"], rule["onJobFailureReasons"]) == ("FailJobSet", ["PodFailurePolicy"])
-    (replicated,) = jobset["spec"]["replicatedJobs"]
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "workers"}, **replicated["template"]}
-    kubernetes_validate.validate(job, "1.37", strict=True)
-
+    for resource in (claim, job):
+        kubernetes_validate.validate(resource, "1.37", strict=True)
     pod, (container,) = job["spec"]["template"]["spec"], job["spec"]["template"]["spec"]["containers"]
     taken_away, failed = job["spec"]["podFailurePolicy"]["rules"]
     assert (taken_away["action"], failed["action"]) == ("Count", "FailJob")
@@ -119,10 +111,9 @@ def test_the_jobset_is_valid_and_restarts_what_was_cut_off():
     pods = job["spec"]["completions"]
     assert pods == job["spec"]["parallelism"] == chips // container["resources"]["limits"]["google.com/tpu"]
     assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
-    (mount,) = container["volumeMounts"]
     paths = [word.partition("=")[2] for word in container["args"] if "dir=" in word or "root=" in word]
     assert len(paths) == 3
-    assert all(path.startswith(f"{mount['mountPath']}/") for path in paths)
+    assert all(path.startswith(f"{container['volumeMounts'][0]['mountPath']}/") for path in paths)
     accepted = run(sys.executable, *MAIN, *container["args"], "--only_check_args")
     assert accepted.returncode == 0, accepted.stderr
 
@@ -168,36 +159,57 @@ if verb == "describe" and os.path.exists(state):
     open(state, "w").write("ACTIVE" if now == "WAITING_FOR_RESOURCES" else now)  # at the next look
     print(now)
 if "--distributed" in sys.argv[-1]:
+    import time
+    time.sleep(float(os.environ.get("TAKES", "0")))
     sys.exit(75)
 """
+
+
+@pytest.fixture
+def pod(tmp_path):
+    """`pod(*arguments, **environment)`: the script's command and environment, beside a stand-in for gcloud."""
+    stand_in(tmp_path / "gcloud", GCLOUD)
+    where = {"PATH": search_path(tmp_path), "STATE": str(tmp_path / "state"), "NFS": "10.0.0.2:/share", "POLL": "0"}
+
+    def call(*arguments, **environment):
+        return run("bash", LAUNCH / "tpu_pod.sh", *arguments, **where, **environment)
+
+    return SimpleNamespace(run=call, environment={**os.environ, **where, "ZONE": "z"}, gcloud=tmp_path / "gcloud")
 
 
 @pytest.mark.parametrize(
     ("state", "made"), [("", ["create"]), ("ACTIVE", []), ("SUSPENDED", ["delete", "create"])]
 )  # fmt: skip
-def test_a_slice_is_made_unless_it_is_there_and_runs_the_command(tmp_path, state, made):
-    gcloud = stand_in(tmp_path / "gcloud", GCLOUD)
+def test_a_slice_is_made_unless_it_is_there_and_runs_the_command(pod, tmp_path, state, made):
     if state:
         (tmp_path / "state").write_text(state)
-    ended = run("bash", LAUNCH / "tpu_pod.sh", *AWKWARD, PATH=search_path(tmp_path), STATE=tmp_path / "state",
-                ZONE="us-west4-a", NFS="10.0.0.2:/share", POLL=0)  # fmt: skip
+    ended = pod.run(*AWKWARD, ZONE="us-west4-a")
     assert ended.returncode == 75, ended.stderr
-    *before, copy, set_up, command = [words for words in calls(gcloud) if words[3] != "describe"]
+    *before, copy, stop, set_up, command = [words for words in calls(pod.gcloud) if words[3] != "describe"]
     assert [words[3] for words in before] == made
     assert copy[3] == "scp"
-    assert all({"--worker=all", "us-west4-a"} < set(words) for words in (copy, set_up, command))
-    assert run("bash", "-n", "-c", set_up[-1]).returncode == 0
+    assert all({"--worker=all", "us-west4-a"} < set(words) for words in (copy, stop, set_up, command))
+    assert run("bash", "-n", "-c", f"{stop[-1]}\n{set_up[-1]}").returncode == 0
     assert "mount -t nfs 10.0.0.2:/share /mnt/scemae" in set_up[-1]
     assert shlex.split(command[-1])[4:] == ["../venv/bin/python", *MAIN, "--distributed", *AWKWARD]
 
 
-def test_a_slice_that_cannot_be_made_and_a_zone_that_is_missing_are_said(tmp_path):
-    stand_in(tmp_path / "gcloud", GCLOUD)
-    where = {"MADE": "FAILED", "PATH": search_path(tmp_path), "STATE": tmp_path / "state", "NFS": "10.0.0.2:/share"}
-    ended = run("bash", LAUNCH / "tpu_pod.sh", ZONE="z", **where)
+def test_ctrl_c_stops_the_run_on_all_workers(pod, tmp_path):
+    (tmp_path / "state").write_text("ACTIVE")
+    command = ["bash", LAUNCH / "tpu_pod.sh", "--config", "a.py"]
+    running = subprocess.Popen(command, env={**pod.environment, "TAKES": "60"}, start_new_session=True)
+    while not any("--distributed" in words[-1] for words in calls(pod.gcloud)):
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+    assert running.wait(timeout=30) != 0
+    assert "pkill -TERM -f '[s]cemae_jax.main'" in calls(pod.gcloud)[-1][-1]
+
+
+def test_a_slice_that_cannot_be_made_and_a_zone_that_is_missing_are_said(pod):
+    ended = pod.run(ZONE="z", MADE="FAILED")
     assert ended.returncode == 1
     assert "no slice scemae (FAILED): run this again" in ended.stderr
-    ended = run("bash", LAUNCH / "tpu_pod.sh", **where)
+    ended = pod.run()
     assert ended.returncode != 0
     assert "set it to the zone" in ended.stderr
 
@@ -229,7 +241,7 @@ def gpu(tmp_path):
 
     def call(*arguments, **environment):
         return run("bash", LAUNCH / "gpu.sh", "--data", tmp_path / "faces", "--out", tmp_path / "out", "--work",
-                   tmp_path / "work", "--config", tmp_path / "config.py", "--sizes", "small", *arguments,
+                   tmp_path / "work", "--config", tmp_path / "config.py", "--size", "small", *arguments,
                    **{"PYTHON": sys.executable, **environment})  # fmt: skip
 
     return call
@@ -238,29 +250,30 @@ def gpu(tmp_path):
 def trained(folder: Path) -> dict:
     """The results, where the model opens, too."""
     (folder / "joined.msgpack").write_bytes((folder / "small.msgpack.00").read_bytes())  # small enough for one part
-    assert scemae_jax.load(folder / "joined.msgpack").architecture.encoder == "XXS/8"
+    assert scemae_jax.load(folder / "joined.msgpack").architecture.backbone.encoder == "XXS/8"
     return json.loads((folder / "small.results.json").read_text())
 
 
-def planned(tmp_path: Path) -> None:
-    """As if the number of steps had been found; --smoke takes its own."""
-    (tmp_path / "work" / "smoke").mkdir(parents=True)
-    (tmp_path / "work" / "smoke" / "small.steps").write_text("1000")
-
-
 def test_the_gpu_script_s_smoke_run_leaves_results_and_model(gpu, tmp_path):
-    planned(tmp_path)
     ended = gpu("--smoke", "--", "--config.seed=3")
     assert ended.returncode == 0, ended.stderr
     results = trained(tmp_path / "out")
     assert (results["pretrain"]["images_seen"], results["seed"]) == (32, 3)
     assert (tmp_path / "out" / "small.metrics.jsonl").exists()
+    seconds = re.search(r"first step of pretrain .*, then (\S+) s a step", ended.stdout)
+    steps = int((tmp_path / "work" / "smoke" / "small.steps").read_text())
+    assert steps * float(seconds[1]) == pytest.approx(55 * 60 / 2, rel=0.05)  # half of the time is for stage 1
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_what_the_time_cuts_off_leaves_a_model_and_goes_on(gpu, tmp_path):
-    planned(tmp_path)
+def test_benchmarks_come_first_and_what_the_time_cuts_off_leaves_a_model_and_goes_on(gpu, tmp_path):
+    ended = gpu("--smoke", "--suite")
+    assert ended.returncode == 0, ended.stderr
+    measured = json.loads((tmp_path / "out" / "small.benchmark.json").read_text())["suites"]
+    assert set(measured) == {"agreement", "pretrain", "refine", "input"}
+    shutil.rmtree(tmp_path / "out")
+    shutil.rmtree(tmp_path / "work")
     ended = gpu("--smoke", "--minutes", 1, SECONDS=55)  # where bash begins to count
     assert ended.returncode == 75, ended.stderr
     assert "pretrain" not in trained(tmp_path / "out")
@@ -269,26 +282,12 @@ def test_what_the_time_cuts_off_leaves_a_model_and_goes_on(gpu, tmp_path):
     assert trained(tmp_path / "out")["pretrain"]["images_seen"] == 32
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_benchmarks_and_a_short_run_that_plans_come_before_training(gpu, tmp_path):
-    ended = gpu("--smoke", "--suite")
-    assert ended.returncode == 0, ended.stderr
-    measured = json.loads((tmp_path / "out" / "small.benchmark.json").read_text())["suites"]
-    assert set(measured) == {"agreement", "pretrain", "refine", "input"}
-    speed = json.loads((tmp_path / "work/smoke/small.speed/metrics.jsonl").read_text().splitlines()[-1])
-    half_of_the_time = speed["images_per_second"] * 55 * 60 / 2
-    assert int((tmp_path / "work/smoke/small.steps").read_text()) * 8 == pytest.approx(half_of_the_time, rel=0.5)
-
-
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
         (["--minutes", "0"], 2, "--minutes 0: give a whole number of at least 1"),
         (["--data", "/nowhere"], 2, "--data '/nowhere' is not a folder"),
-        (["--out", ""], 2, "--out is needed"),
         (["--fast"], 2, "not understood: --fast"),
-        (["--minutes"], 2, "--minutes needs a value"),
         ([], 1, "JAX finds no GPU"),
     ],
 )
@@ -377,4 +376,5 @@ def test_both_compilers_are_asked_and_tables_written_where_their_tests_pass(proj
 def test_the_tests_take_arguments_of_pytest(project, options, passed):
     ended, noted = project("test.sh", *options)
     assert ended.returncode == 0, ended.stderr
-    assert noted[-1] == f"-m pytest {passed}"
+    assert noted[-1].startswith("-m pytest ")
+    assert noted[-1].endswith(passed)

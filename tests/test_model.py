@@ -9,7 +9,9 @@ from PIL import Image
 from scemae_jax import model as models
 from scemae_jax.data.images import prepare_face
 from scemae_jax.faces.frame import FRAME
-from scemae_jax.model import Head, Model, as_square_images
+from scemae_jax.model import Model, as_square_images
+from scemae_jax.models.architecture import Architecture
+from scemae_jax.models.heads import Head, LandmarkHead, Reads
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,7 @@ def test_features_are_those_of_the_centre_window(small_model, images):
     architecture = small_model.architecture
     window = images[:, 20:116, 20:116] / 255.0
     window = (window - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    encoder = architecture.build_encoder()
+    encoder = architecture.backbone.build()
     tokens = jax.jit(encoder.apply)({"params": small_model.params["encoder"]}, window.astype(np.float32))[:, 1:]
     projector = architecture.build_carb().projector
     projected = projector.apply({"params": small_model.params["projector"]}, tokens)
@@ -41,9 +43,11 @@ def test_features_are_those_of_the_centre_window(small_model, images):
 @pytest.mark.parametrize("num_clusters", [4, 0])
 def test_clustered_features_are_those_of_the_tokens_that_stand_for_each_patch(backbone_only, images, num_clusters):
     """A patch that was not kept has its centre's features, or without clusters those of the most attentive patch."""
-    architecture = dataclasses.replace(backbone_only.architecture, num_clusters=num_clusters)
+    architecture = backbone_only.architecture
+    changed = dataclasses.replace(architecture.carb, num_clusters=num_clusters)
+    architecture = dataclasses.replace(architecture, carb=changed)
     model = dataclasses.replace(backbone_only, architecture=architecture)
-    window = np.asarray(architecture.normalise(images[:1, 20:116, 20:116]))
+    window = np.asarray(architecture.backbone.normalise(images[:1, 20:116, 20:116]))
     select = jax.jit(lambda params, x: architecture.build_carb().apply({"params": params}, x, method="select"))
     selected = jax.tree.map(lambda x: np.asarray(x[0]), select(model.params, window))
     expected = np.full((144, 48), np.nan)
@@ -136,6 +140,27 @@ def test_a_backbone_has_no_projected_features(backbone_only, images):
             backbone_only.features(images, which=which)
 
 
+def test_a_backbone_alone_is_a_model(backbone_only, images):
+    """Without CARB and decoder it gives the same features, and says what it cannot do."""
+    alone = dataclasses.replace(backbone_only, architecture=Architecture(backbone=backbone_only.architecture.backbone))
+    np.testing.assert_array_equal(
+        alone.features(images, which="backbone"), backbone_only.features(images, which="backbone")
+    )
+    with pytest.raises(ValueError, match="XXS/8 without CARB has no projector and chooses no tokens"):
+        alone.features(images, which="clustered")
+    with pytest.raises(ValueError, match="XXS/8 without a decoder cannot reconstruct"):
+        alone.architecture.build_mae()
+
+
+def test_arrays_are_numpy_s(small_model, images):
+    """All methods give what people can change and pass on, from whatever they are given."""
+    model = small_model.with_head(constant_head(5, (0, 0)))
+    for given in (images, jax.numpy.asarray(images)):
+        found = [model.features(given), model.detect(given), model.match(given[0], np.full((1, 2), 50.0), given[1])]
+        assert {type(array) for array in found} == {np.ndarray}
+    assert isinstance(model.device_features(images), jax.Array)
+
+
 def constant_head(num_landmarks, point):
     """A head that answers with one normalised point whatever it sees."""
     params = {
@@ -143,9 +168,7 @@ def constant_head(num_landmarks, point):
         "regressor": np.zeros((num_landmarks, 2, 2), np.float32),
         "bias": np.tile(np.float32(point), (num_landmarks, 1)),
     }
-    return Head(
-        num_landmarks=num_landmarks, heatmaps=1, kernel_size=1, gain=1.0, stride=8, which="backbone", params=params
-    )
+    return Head(network=LandmarkHead(num_landmarks, 1, 1, 1.0), params=params, reads=Reads(8, "backbone"))
 
 
 @pytest.mark.parametrize(
@@ -178,13 +201,16 @@ def test_images_given_are_seen_as_prepared_ones(backbone_only):
 
 
 def test_detectors_by_name(backbone_only, images):
-    with pytest.raises(ValueError, match="num_landmarks is None: this model detects no landmarks; fit_detector"):
+    with pytest.raises(ValueError, match="no head is named: this model detects no landmarks; fit_detector"):
         backbone_only.detect(images)
     model = backbone_only.with_head(constant_head(5, (0, 0))).with_head(constant_head(68, (0, 0)))
     assert isinstance(model, Model)
-    assert model.detect(images, 68).shape == (3, 68, 2)
+    assert model.detect(images, 68).shape == model.detect(images, head="68").shape == (3, 68, 2)
+    assert model.with_head(constant_head(3, (0, 0)), "pupils").detect(images, head="pupils").shape == (3, 3, 2)
     assert model.detect(images[:0], 5).shape == (0, 5, 2)
-    with pytest.raises(ValueError, match=r"num_landmarks is None: this model detects \[5, 68\]"):
+    with pytest.raises(ValueError, match="no head is named: this model detects 5, 68"):
         model.detect(images)
+    with pytest.raises(ValueError, match="no head is called '7': this model detects 5, 68"):
+        model.detect(images, 7)
     with pytest.raises(ValueError, match="a batch of RGB images"):
         model.detect(images[0, :, :, 0], 5)

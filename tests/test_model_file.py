@@ -12,8 +12,10 @@ from flax import serialization
 import scemae_jax
 from scemae_jax import model_file
 from scemae_jax.faces.frame import Frame
-from scemae_jax.model import Head, Model
-from scemae_jax.model_file import export_stablehlo, load, save_model
+from scemae_jax.model import Model
+from scemae_jax.model_file import export_stablehlo, fingerprint, load, save_model
+from scemae_jax.models.architecture import Architecture
+from scemae_jax.models.heads import Head, LandmarkHead, LinearHead, Reads
 
 
 @pytest.fixture(scope="module")
@@ -23,14 +25,12 @@ def images() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def model(small_model: Model, random_params) -> Model:
-    """With two detectors, and notes on where it came from."""
+    """With a head of each kind, and notes on where it came from."""
     complete = dataclasses.replace(small_model, provenance={"config_hash": "ab12", "images_seen": 7})
-    for count, kernel_size in ((5, 3), (4, 1)):
-        head = Head(
-            num_landmarks=count, heatmaps=3, kernel_size=kernel_size, gain=5.0, stride=8, which="both", params={}
-        )
-        params = random_params(head.build(), jnp.zeros((1, 12, 12, 48 + 16)), seed=count)
-        complete = complete.with_head(dataclasses.replace(head, params=params))
+    for network in (LandmarkHead(5, 3, 3, 5.0), LinearHead(4)):
+        params = random_params(network, jnp.zeros((1, 12, 12, 48 + 16)), seed=network.num_landmarks)
+        head = Head(network=network, params=params, reads=Reads(8, "both", 2.0))
+        complete = complete.with_head(head)
     return complete
 
 
@@ -49,23 +49,70 @@ def test_a_file_holds_all_of_a_model(model, path, images):
         for stride in (8, 4):
             expected = model.features(images, stride, which)
             np.testing.assert_allclose(loaded.features(images, stride, which), expected, atol=1e-5)
-    for count in (5, 4):
-        assert loaded.heads[count].sizes() == model.heads[count].sizes()
+    for name, kind, count in (("5", "heatmaps", 5), ("4", "linear", 4)):
+        assert loaded.heads[name].kind == kind
+        assert dataclasses.replace(loaded.heads[name], params={}) == dataclasses.replace(model.heads[name], params={})
         np.testing.assert_allclose(loaded.detect(images, count), model.detect(images, count), atol=1e-4)
     assert [file.name for file in path.parent.iterdir()] == ["scemae.msgpack"]
 
 
 def test_a_file_keeps_the_sizes_of_the_model(small_model, tmp_path):
-    """Files of older versions have none: theirs are those of all models then."""
-    larger = dataclasses.replace(small_model.architecture, frame=Frame(image_size=184, window=128))
+    backbone = dataclasses.replace(small_model.architecture.backbone, frame=Frame(image_size=184, window=128))
+    larger = dataclasses.replace(small_model.architecture, backbone=backbone)
     save_model(dataclasses.replace(small_model, architecture=larger), tmp_path / "larger.msgpack")
     assert load(tmp_path / "larger.msgpack").architecture == larger
-    content = serialization.msgpack_restore((tmp_path / "larger.msgpack").read_bytes())
-    fields = json.loads(content["architecture"])
-    assert fields.pop("frame") == {"image_size": 184, "window": 128}
-    content["architecture"] = json.dumps(fields)
+
+
+def test_a_file_of_a_backbone_alone(small_model, tmp_path, images):
+    alone = Model(
+        architecture=Architecture(backbone=small_model.architecture.backbone),
+        params={"encoder": small_model.params["encoder"]},
+    )
+    save_model(alone, tmp_path / "alone.msgpack")
+    loaded = load(tmp_path / "alone.msgpack")
+    assert loaded.architecture == alone.architecture
+    found, expected = (model.features(images, which="backbone") for model in (loaded, small_model))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("has_frame", [True, False])
+def test_files_of_format_1_are_read(model, path, images, tmp_path, has_frame):
+    """They had the fields of all parts side by side, heads by number and, at first, no frame: it was 136 and 96."""
+    content = serialization.msgpack_restore(path.read_bytes())
+    fields = {
+        "encoder": "XXS/8", "projection": 16, "projector_hidden": True, "projector_normalise": True, "split_layer": 2,
+        "attentive_fraction": 0.25, "num_clusters": 4, "density": "knn", "decoder_width": 32, "decoder_depth": 1,
+        "decoder_heads": 2, "mask_ratio": 0.75, "normalise_target": True, "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225], "dtype": "float32", "positions": "sincos",
+    }  # fmt: skip
+    reads = {"stride": 8, "which": "both", "projected_weight": 2.0}
+    sizes = {
+        "5": {"num_landmarks": 5, "heatmaps": 3, "kernel_size": 3, "gain": 5.0, **reads},
+        "4": {"num_landmarks": 4, "heatmaps": 0, "kernel_size": 1, "gain": 1.0, **reads},
+    }
+    content["format"] = 1
+    content["architecture"] = json.dumps(fields | ({"frame": {"image_size": 136, "window": 96}} if has_frame else {}))
+    content["heads"] = {
+        name: {"sizes": json.dumps(sizes[name]), "params": head["params"]} for name, head in content["heads"].items()
+    }
     (tmp_path / "old.msgpack").write_bytes(serialization.msgpack_serialize(content))
-    assert load(tmp_path / "old.msgpack").architecture.frame == Frame(image_size=136, window=96)
+    old, new = load(tmp_path / "old.msgpack"), load(path)
+    assert (old.architecture, old.provenance) == (new.architecture, new.provenance)
+    np.testing.assert_array_equal(old.features(images, which="both"), new.features(images, which="both"))
+    for head in ("5", "4"):
+        np.testing.assert_array_equal(old.detect(images, head=head), new.detect(images, head=head))
+
+
+def test_the_model_of_the_package_is_what_it_always_was():
+    """A file of format 1; the figures are those that the code of its time gave."""
+    model = load("xs8_ytf68")
+    y, x = np.mgrid[:136, :136]
+    image = np.stack([x + y, 2 * x % 256, x * y % 256], axis=-1).astype(np.uint8)[None]
+    projected, backbone = (model.features(image, which=which)[0] for which in ("projected", "backbone"))
+    np.testing.assert_allclose(projected[0, 0, :3], [-0.06166613, 0.00456944, -0.06632216], atol=1e-5)
+    np.testing.assert_allclose(backbone[7, 4, -2:], [1.30307472, -0.55114824], atol=1e-4)
+    np.testing.assert_allclose(model.detect(image, 5)[0, :2], [[55.51019, 49.25317], [79.65685, 52.78399]], atol=1e-2)
+    assert fingerprint("xs8_ytf68") == "be6ed917b5de"
 
 
 def test_float16_halves_the_file_and_hardly_changes_the_features(model, path, images, tmp_path):
@@ -117,7 +164,7 @@ def test_a_truncated_file_is_refused(path, tmp_path):
 def test_another_format_is_refused(path, tmp_path):
     content = serialization.msgpack_restore(path.read_bytes()) | {"format": 99}
     (tmp_path / "later.msgpack").write_bytes(serialization.msgpack_serialize(content))
-    with pytest.raises(ValueError, match="has format 99, this version of scemae_jax reads 1"):
+    with pytest.raises(ValueError, match="has format 99, this version of scemae_jax reads 1 to 2: update"):
         load(tmp_path / "later.msgpack")
 
 
@@ -132,7 +179,8 @@ def test_stablehlo_gives_the_features_for_any_number_of_images(model, images, tm
 
 @pytest.mark.usefixtures("cudnn_calls")  # the device at hand is an H100
 def test_stablehlo_that_a_gpu_wrote_runs_everywhere(model, images, tmp_path):
-    half = dataclasses.replace(model, architecture=dataclasses.replace(model.architecture, dtype="bfloat16"))
+    backbone = dataclasses.replace(model.architecture.backbone, dtype="bfloat16")
+    half = dataclasses.replace(model, architecture=dataclasses.replace(model.architecture, backbone=backbone))
     export_stablehlo(half, tmp_path / "features.stablehlo", stride=8, which="backbone")
     exported = jax.export.deserialize((tmp_path / "features.stablehlo").read_bytes())
     np.testing.assert_allclose(exported.call(images), model.features(images, 8, "backbone"), atol=1e-5)

@@ -1,28 +1,19 @@
 """Preparing from the command line: what is checked, what is downloaded, and how errors are told."""
 
 import dataclasses
-import functools
-import hashlib
-import http.server
 import shutil
 import subprocess
 import sys
-import tarfile
-import threading
 from pathlib import Path
 
 import miniature_trees
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 from absl import flags
 from PIL import Image
 
 from scemae_jax import prepare
 from scemae_jax.data import sources
-from scemae_jax.data.datasets import official
-from scemae_jax.data.datasets.celeba_landmarks import CUT
-from scemae_jax.data.datasets.splits import draw_held_out
 from scemae_jax.data.images import DatasetError
 
 ROOT = Path(__file__).parents[1]
@@ -244,6 +235,16 @@ def test_what_cannot_be_done_is_said(values, message, run, tmp_path, capsys):
     assert "Traceback" not in captured.err
 
 
+def test_nothing_is_fetched_unasked(run, tmp_path, capsys, monkeypatch):
+    files = dataclasses.replace(sources.AflwM.FILES, host="http://127.0.0.1:9")  # where nobody answers
+    monkeypatch.setattr(sources.AflwM, "FILES", files)
+    (tmp_path / "manual/other").mkdir(parents=True)
+    asked = {"dataset": "aflw_m", "manual_dir": tmp_path / "manual", "data_dir": tmp_path}
+    for download, message in ((False, "no AFLW as MTFL crops it in"), (True, "cannot be downloaded to")):
+        assert run(**asked, download=download) == 1
+        assert message in errors(capsys.readouterr())[0]
+
+
 def test_training_needs_the_folder_only_until_the_dataset_is_prepared(manual, tmp_path):
     with pytest.raises(
         DatasetError, match="aflw_m is prepared from its official files: name their folder with --config"
@@ -253,119 +254,3 @@ def test_training_needs_the_folder_only_until_the_dataset_is_prepared(manual, tm
     again = miniature_trees.prepare("aflw_m", "", tmp_path)
     assert {split: len(found) for split, found in again.items()} == {"train": 14, "validation": 2, "test": 8}
     np.testing.assert_array_equal(again["test"][3]["image"], first["test"][3]["image"])
-
-
-# --- validation
-
-
-def test_validation_is_a_tenth_by_name_alone():
-    names = [f"person {i}" for i in range(200)]
-    held_out = draw_held_out(names, 0.1, salt="validation")
-    assert len(held_out) == 20
-    assert draw_held_out(reversed(names * 2), 0.1, salt="validation") == held_out
-    assert draw_held_out(names, 0.1, salt="test") != held_out
-    # Lowest hashes: a name leaves only for one that hashes lower still.
-    fewer = draw_held_out([name for name in names if name not in sorted(held_out)[:1]], 0.1, salt="validation")
-    assert held_out - fewer == set(sorted(held_out)[:1])
-    expected = sorted(names, key=lambda name: hashlib.sha256(b"validation\0" + name.encode()).hexdigest())[:20]
-    assert held_out == set(expected)
-
-
-def test_carving_keeps_groups_and_order():
-    faces = [official.AnnotatedFace(str(i), "", np.zeros((5, 2)), i, f"group {i // 3}", CUT) for i in range(90)]
-    splits = official.carve_validation({"train": faces, "test": faces[:2]})
-    assert [len(splits[name]) for name in ("train", "validation", "test")] == [81, 9, 2]
-    groups = [{face.group for face in splits[name]} for name in ("train", "validation")]
-    assert not groups[0] & groups[1]
-    for name in ("train", "validation"):
-        assert [face.subject for face in splits[name]] == sorted(face.subject for face in splits[name])
-
-
-# --- downloading
-
-
-@pytest.fixture
-def served(manual, tmp_path, monkeypatch):
-    """A web server with the archive of AFLW_M, whose SHA-1 is known here, and the paths it was asked for."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-    archive = folder / "aflw-mtfl.tar.gz"
-    with tarfile.open(archive, "w:gz") as members:
-        members.add(manual / "data/aflw-mtfl", "data/aflw-mtfl")
-    asked = []
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def do_GET(self):
-            asked.append(self.path)
-            super().do_GET()
-
-        def log_message(self, *args):
-            pass
-
-    handler = functools.partial(Handler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        sha1 = hashlib.sha1(archive.read_bytes()).hexdigest()
-        files = dataclasses.replace(sources.AflwM.FILES, host=f"http://127.0.0.1:{server.server_port}", sha1=sha1)
-        monkeypatch.setattr(sources.AflwM, "FILES", files)
-        yield archive, asked
-        server.shutdown()
-
-
-def test_the_archive_is_fetched_once_and_only_if_asked_for(served, run, tmp_path):
-    _, asked = served
-    manual_dir = tmp_path / "new" / "manual"
-    assert run(dataset="aflw_m", manual_dir=manual_dir, data_dir=tmp_path) == 1
-    assert not asked
-    assert run(dataset="aflw_m", manual_dir=manual_dir, data_dir=tmp_path, download=True) == 0
-    assert asked == ["/aflw-mtfl.tar.gz"]
-    assert sorted(path.name for path in manual_dir.iterdir()) == ["aflw-mtfl", "aflw-mtfl.tar.gz"]
-    for again in (tmp_path, tmp_path / "other"):  # prepared; and not, but the tree is there
-        assert run(dataset="aflw_m", manual_dir=manual_dir, data_dir=again, download=True) == 0
-    assert len(asked) == 1
-
-
-def test_a_download_that_is_not_what_it_should_be_is_not_used(served, run, tmp_path, capsys):
-    archive, _ = served
-    archive.write_bytes(b"hello")
-    assert run(dataset="aflw_m", manual_dir=tmp_path / "manual", data_dir=tmp_path, download=True) == 1
-    (line,) = errors(capsys.readouterr())
-    assert f"has SHA-1 {hashlib.sha1(b'hello').hexdigest()}, expected" in line
-    assert [path.name for path in (tmp_path / "manual").iterdir()] == ["aflw-mtfl.tar.gz.partial"]
-
-
-def test_a_download_that_ends_early_is_an_error(served, tmp_path, monkeypatch):
-    archive, _ = served
-    size = archive.stat().st_size
-
-    def cut_short(self, source, target):
-        target.write(source.read(1000))
-
-    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "copyfile", cut_short)
-    with pytest.raises(DatasetError, match=rf"aflw-mtfl\.tar\.gz ended after 1000 of {size} bytes"):
-        sources.AflwM.FILES.download(tmp_path / "manual")
-    assert [path.name for path in (tmp_path / "manual").iterdir()] == ["aflw-mtfl.tar.gz.partial"]
-
-
-def test_an_archive_that_is_not_there_is_said(served, tmp_path):
-    archive, _ = served
-    archive.unlink()
-    with pytest.raises(DatasetError, match=r"/aflw-mtfl\.tar\.gz cannot be downloaded to .*404"):
-        sources.AflwM.FILES.download(tmp_path / "manual")
-
-
-def test_the_addresses_and_sums_of_prior_work():
-    host = "https://www.robots.ox.ac.uk/~vgg/research/DVE/data/datasets/"
-    known = {
-        "celeba_landmarks": ("celeba.tar.gz", "f6872ab0f2df8e5843abe99dc6d6100dd4fea29f"),
-        "mafl": ("celeba.tar.gz", "f6872ab0f2df8e5843abe99dc6d6100dd4fea29f"),
-        "aflw_m": ("aflw-mtfl.tar.gz", None),
-        "aflw_r": ("aflw-recrop.tar.gz", "939fdce0e6262a14159832c71d4f84a9d516de5e"),
-        "three_hundred_w": ("300w.tar.gz", "885b09159c61fa29998437747d589c65cfc4ccd3"),
-    }
-    assert {name: (b.FILES.url, b.FILES.sha1) for name, b in sources.OFFICIAL.items()} == {
-        name: (host + archive, sha1) for name, (archive, sha1) in known.items()
-    }
-    for name, builder in sources.OFFICIAL.items():
-        assert issubclass(builder, tfds.core.GeneratorBasedBuilder)
-        assert builder.name == name

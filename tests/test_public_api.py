@@ -34,7 +34,7 @@ def test_a_point_is_found_again_in_the_same_image(small_model, images, refined):
 class Colour(Model):
     """A stand-in whose features are the window's colours."""
 
-    def features(self, images, stride=4, which="projected"):
+    def device_features(self, images, stride=4, which="projected"):
         return as_square_images(images).astype(np.float32)[:, 20:116, 20:116]
 
 

@@ -1,6 +1,7 @@
 """launch/reproduce.sh as a user calls it: its plan, and on miniature datasets all of it, with a tiny network."""
 
 import csv
+import dataclasses
 import json
 import math
 import os
@@ -177,13 +178,14 @@ def load(name: str, argument: str):
 @pytest.mark.parametrize("size", ["t8", "s8", "b8"])
 def test_what_measures_a_backbone_has_the_network_of_what_trains_it(size):
     trained = configuration.architecture(load("celeba", size))
-    assert trained.attentive_fraction == {"t8": 0.1, "s8": 0.1, "b8": 0.25}[size]
-    assert trained.projection == {"t8": 64, "s8": 128, "b8": 256}[size]
+    assert trained.carb.attentive_fraction == {"t8": 0.1, "s8": 0.1, "b8": 0.25}[size]
+    assert trained.carb.projection == {"t8": 64, "s8": 128, "b8": 256}[size]
     for name, what in [("evaluation", f"{size},{dataset}") for dataset in DATASETS[1:]] + [("ablation", size)]:
         config = load(name, what)
         configuration.check(config)
-        network = {**vars(configuration.architecture(config)), "dtype": trained.dtype}
-        assert network == vars(trained)
+        network = configuration.architecture(config)
+        backbone = dataclasses.replace(network.backbone, dtype=trained.backbone.dtype)
+        assert dataclasses.replace(network, backbone=backbone) == trained
 
 
 def test_measurements_follow_the_protocols():

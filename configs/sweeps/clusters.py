@@ -1,8 +1,8 @@
 """Number of clusters that stand for the inattentive patches: K_c; 0 drops those patches.
 
-The paper has 4. None is the comparison that clustering has to win: nothing then stands for the background, in the
-later layers or in the loss. More clusters approximate the discarded patches better, and bring more of the background
-into the loss. "MAE, clustered" shows the approximation alone.
+The paper uses 4. With 0 the later layers and the loss do not see the background at all; clustering has to do better
+than that. More clusters approximate the discarded patches better, and bring more of the background into the loss. "MAE,
+clustered" shows the approximation alone.
 """
 
 SEEDS = (0, 1, 2)

@@ -1,8 +1,8 @@
 """Share of the patches that are attentive: eta.
 
-The paper has 0.25 for DeiT-B and 0.1 for T and S. A small share keeps the later layers and the loss to what CLS
-attends to, which helps as far as that is the face. The rows "share near a landmark" of sweep.csv say how far, beside
-the share of all patches. A large one approaches the full encoder, and stage 2 loses its speed.
+The paper uses 0.25 for DeiT-B and 0.1 for T and S. With a small share the later layers and the loss see only what CLS
+attends to. This helps if that is the face; the rows "share near a landmark" of sweep.csv measure it, beside the share
+of all patches. A large share approaches the full encoder, and stage 2 loses its speed.
 """
 
 SEEDS = (0, 1, 2)

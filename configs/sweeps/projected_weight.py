@@ -1,7 +1,8 @@
 """Weight of the projected features beside the backbone's, where the detector reads both.
 
-A patch's projected features have unit length, the backbone's about the square root of their number (10 for XS/8, 28
-for B/8), so that at a weight of 1 the projected ones are about that much smaller, and move the heatmaps that much less.
+A patch's projected features have unit length; the length of the backbone's is about the square root of their number (10
+for XS/8, 28 for B/8). At a weight of 1 the projected features are that much smaller and move the heatmaps that much
+less.
 
   python -m scemae_jax.sweep --config configs/ytf68.py:tiny --sweep configs/sweeps/projected_weight.py \
     --workdir runs/projected_weight --config.data.root=FOLDER --config.init=xs8_ytf68 --config.stages="('detect',)" \

@@ -1,8 +1,7 @@
 """Weights of the repellence (lambda): between attentive tokens, attentive and inattentive ones, inattentive ones.
 
-The paper has 5, 5 and 2. What counts is their ratio: a common factor only scales a loss that AdamW all but ignores
-the scale of. With few centres beside the attentive tokens the first weight decides; equal weights tell whether the
-ratio matters.
+The paper uses 5, 5 and 2. Only their ratio counts, as AdamW nearly ignores the scale of a loss. With few centres beside
+the attentive tokens the first weight dominates; equal weights show whether the ratio matters.
 """
 
 SEEDS = (0, 1, 2)

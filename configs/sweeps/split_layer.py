@@ -1,8 +1,8 @@
 """The layer after which patches are split and clustered.
 
-The paper has 3 of 12. Early, CLS may not yet know what is face; late, most of the work is done on all tokens, and the
-discarded ones have already told the others what they show. The points are those of XS/8, which has 6 layers and can
-split after 5 of them at most; for a deeper network, as the paper's of 12, name more here.
+The paper uses 3 of 12. Early, CLS may not yet attend to the face. Late, most layers run on all tokens, and the
+discarded tokens have already passed on what they show. The points are for XS/8, which has 6 layers and can split after
+5 of them at most; add points for a deeper network.
 """
 
 SEEDS = (0, 1, 2)

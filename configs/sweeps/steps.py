@@ -1,8 +1,8 @@
 """Steps of stage 2.
 
-A falling loss is no evidence here: features of position alone make it smallest. With a young backbone matching gets
-better for some tens or hundreds of steps and worse after; the paper does not say how long it trained. Each point has
-its whole learning rate schedule.
+A falling loss is no evidence here: features of position alone make it smallest. With an undertrained backbone matching
+improves for some tens or hundreds of steps and then gets worse; the paper does not say how long it trained. Each point
+has a whole learning rate schedule.
 """
 
 SEEDS = (0, 1, 2)

@@ -5,8 +5,8 @@ clustering, with clustering and LCR. With DeiT-B on MAFL the paper has 0.55, 0.3
 1.61 on *different*: clustering alone helps within a face and not across faces, LCR across. The paper does not say how
 features are made "with clustering" but without the loss. "MAE, clustered" puts each cluster's centre in the place of
 its patches, without training; "without locality" is the other reading, stage 2 with plain repellence. "two crops" is
-ours: the loss taken across two crops, so that a token's own position code does not give it away. One order of the
-images is one sample of the pairs, so all points are measured on five random pairings of them too.
+ours: the loss across two crops, in which tokens cannot be told apart by their position codes. One order of the images
+is one sample of pairs, so all points are also measured on five random pairings.
 """
 
 SEEDS = (0, 1, 2)

@@ -1,7 +1,8 @@
 """Temperature of the softmax in the LCR loss: tau.
 
-The paper leaves it open. A low one pushes only the most similar tokens apart, a high one all alike. On features of a
-young backbone a higher one is milder, and strays less to the loss's trivial minimum, features of position alone.
+The paper leaves it open. A low temperature pushes only the most similar tokens apart, a high one all tokens equally. On
+features of an undertrained backbone a higher one changes less, and drifts less to the loss's trivial minimum, features
+of position alone.
 """
 
 SEEDS = (0, 1, 2)

@@ -1,15 +1,21 @@
-"""Augmentation on the accelerator: random resized crop, flip, colour jitter. Pure, jit-able, batched."""
+"""Augmentation on the accelerator: random resized crop, flip, colour jitter. Pure, jit-able, batched.
+
+Images, landmarks and masks move together.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, Num
+from jaxtyping import Array, Bool, Float, Key, Num, UInt8
 
+from scemae_jax.data.record import MASKS
 from scemae_jax.faces.landmarks import scheme_of
+from scemae_jax.faces.parts import DRAWN, IGNORED, PartScheme
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -36,10 +42,33 @@ class Crops(NamedTuple):
         """Points of the source image as points of the output; landmarks of mirrored images are renumbered."""
         points = (points + 0.5 - self.corner[:, None]) * (self.output / self.size)[:, None]
         flipped = jnp.stack([self.output - points[..., 0], points[..., 1]], axis=-1)
-        scheme = scheme_of(points.shape[1])
+        return self._renumber(points, flipped) - 0.5
+
+    def visible_in_output(self, visible: Bool[Array, "b l"]) -> Bool[Array, "b l"]:
+        """Whether each landmark of the output can be seen; those of mirrored images are renumbered."""
+        return self._renumber(visible, visible)
+
+    def _renumber(self, plain: Array, flipped: Array) -> Array:
+        """Of each image what is asked for, by landmark: plain, or flipped and in the order of the mirror images."""
+        scheme = scheme_of(plain.shape[1])
         if scheme.mirror is not None:
             flipped = flipped[:, scheme.mirrored_order()]
-        return jnp.where(self.mirrored[:, None, None], flipped, points) - 0.5
+        return jnp.where(self.mirrored.reshape(-1, *[1] * (plain.ndim - 1)), flipped, plain)
+
+    def masks_to_output(self, masks: UInt8[Array, "b h w"], parts: PartScheme | None = None) -> UInt8[Array, "b o o"]:
+        """Masks of the source images as masks of the output: the nearest pixel, and outside the image `IGNORED`.
+
+        With `parts`, left and right parts change places in mirrored images.
+        """
+        diagonal = jnp.broadcast_to(jnp.arange(self.output)[:, None], (self.output, 2))
+        nearest = jnp.floor(self.to_source(jnp.broadcast_to(diagonal, (len(masks), *diagonal.shape))) + 0.5)
+        columns, rows = jnp.moveaxis(nearest.astype(jnp.int32), -1, 0)
+        found = jax.vmap(lambda mask, y, x: mask.at[y[:, None], x].get(mode="clip"))(masks, rows, columns)
+        if parts is not None:
+            mirrored = jnp.asarray(parts.mirrored_values())[found]
+            found = jnp.where(self.mirrored[:, None, None], mirrored, found)
+        inside = [(at >= 0) & (at < side) for at, side in ((rows, masks.shape[1]), (columns, masks.shape[2]))]
+        return jnp.where(inside[0][:, :, None] & inside[1][:, None], found, IGNORED).astype(jnp.uint8)
 
 
 def sample_crops(
@@ -91,3 +120,52 @@ def colour_jitter(key: Key[Array, ""], images: Float[Array, "b h w 3"], strength
     images = mean + (images - mean) * factors[1]
     grey = (images @ LUMA)[..., None]
     return jnp.clip(grey + (images - grey) * factors[2], 0, 1)
+
+
+def move(batch: Mapping[str, Array], crops: Crops, parts: PartScheme = DRAWN) -> dict[str, Array]:
+    """A batch as crops show it: images (float32, of the scale that they have), landmarks and masks.
+
+    What has no place in the image stays as it is.
+
+    Args:
+      batch: by the names of `data.record.Field`, and "image".
+      parts: the scheme of the part masks.
+    """
+    moved = dict(batch)
+    if "image" in batch:
+        moved["image"] = resize_crops(batch["image"].astype(jnp.float32), crops)
+    if "landmarks" in batch:
+        moved["landmarks"] = crops.to_output(batch["landmarks"])
+    if "visible" in batch:
+        moved["visible"] = crops.visible_in_output(batch["visible"])
+    for name in MASKS:
+        if name in batch:
+            moved[name] = crops.masks_to_output(batch[name], parts if name == "parts" else None)
+    return moved
+
+
+def random_views(
+    key: Key[Array, ""], batch: Mapping[str, Array], settings: Any, output: int, parts: PartScheme = DRAWN
+) -> tuple[dict[str, Array], Crops]:
+    """A random crop of each example of a batch, all its fields moved, and where the crops were.
+
+    Args:
+      batch: uint8 images, with the fields that were asked for.
+      settings: crop_scale, crop_ratio, flip and jitter, as in `config.training`.
+      output: side of the views, in pixels.
+      parts: the scheme of the part masks.
+
+    Returns:
+      The batch, its images in [0, 1], and the crops.
+    """
+    crop_key, jitter_key = jax.random.split(key)
+    images = batch["image"]
+    crops = sample_crops(
+        crop_key, len(images), source=images.shape[1], output=output, scale=tuple(settings.crop_scale),
+        ratio=tuple(settings.crop_ratio), flip=settings.flip,
+    )  # fmt: skip
+    views = move({**batch, "image": images.astype(jnp.float32) / 255.0}, crops, parts)
+    views["image"] = jnp.clip(views["image"], 0, 1)
+    if settings.jitter:
+        views["image"] = colour_jitter(jitter_key, views["image"], settings.jitter)
+    return views, crops

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -18,6 +18,8 @@ from jaxtyping import Int
 
 MOST_THREADS = 16
 """That load ahead, a batch each."""
+LOADED_AT_ONCE = 64
+"""Examples that a thread loads before they are stored."""
 
 
 class ExampleSource(Protocol):
@@ -26,6 +28,9 @@ class ExampleSource(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+
+# --- order
 
 
 def index_batches(sizes: Sequence[int], *, weights: Sequence[float], batch_size: int, seed: int) -> grain.MapDataset:
@@ -42,14 +47,42 @@ def index_batches(sizes: Sequence[int], *, weights: Sequence[float], batch_size:
     Raises:
       ValueError: a source is empty.
     """
-    if any(size == 0 for size in sizes):
-        raise ValueError(f"a source to train on is empty: sizes {list(sizes)}")
+    check_sizes(sizes)
     streams, first = [], 0
     for number, size in enumerate(sizes):
         streams.append(grain.MapDataset.range(first, first + size).seed(seed + number).shuffle().repeat())
         first += size
     stream = grain.MapDataset.mix(streams, weights) if len(streams) > 1 else streams[0]
     return stream.batch(batch_size, drop_remainder=True).map(lambda numbers: {"number": numbers.astype(np.int32)})
+
+
+def check_sizes(sizes: Sequence[int]) -> None:
+    """Raises ValueError where a source is empty."""
+    if any(size == 0 for size in sizes):
+        raise ValueError(f"a source to train on is empty: sizes {list(sizes)}")
+
+
+# --- batches
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadExamples:
+    """From batches of `index_batches` to the examples; of each batch only one part of `parts`, by its rows."""
+
+    sources: Sequence[ExampleSource]
+    part: int = 0
+    parts: int = 1
+
+    def __call__(self, batch: Mapping[str, Int[np.ndarray, "b"]]) -> dict[str, np.ndarray]:
+        numbers = batch["number"]
+        rows = len(numbers) // self.parts
+        ends = np.cumsum([len(source) for source in self.sources])
+        examples = []
+        for number in numbers[self.part * rows : (self.part + 1) * rows]:
+            which = int(np.searchsorted(ends, number, side="right"))
+            before = ends[which - 1] if which else 0
+            examples.append(self.sources[which][int(number - before)])
+        return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
 
 class Batches:
@@ -97,42 +130,6 @@ class Batches:
             self._iterator = None
 
 
-@dataclasses.dataclass(frozen=True)
-class LoadExamples:
-    """From batches of `index_batches` to the examples; of each batch only one part of `parts`, by its rows."""
-
-    sources: Sequence[ExampleSource]
-    part: int = 0
-    parts: int = 1
-
-    def __call__(self, batch: dict[str, Int[np.ndarray, "b"]]) -> dict[str, np.ndarray]:
-        numbers = batch["number"]
-        rows = len(numbers) // self.parts
-        ends = np.cumsum([len(source) for source in self.sources])
-        examples = []
-        for number in numbers[self.part * rows : (self.part + 1) * rows]:
-            which = int(np.searchsorted(ends, number, side="right"))
-            before = ends[which - 1] if which else 0
-            examples.append(self.sources[which][int(number - before)])
-        return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
-
-
-def load_range(sources: Sequence[ExampleSource], first: int, last: int) -> dict[str, np.ndarray]:
-    """Examples `first` to `last - 1`, counted through all sources, loaded by as many threads as there are cores."""
-    load = LoadExamples(sources)
-    one = load({"number": np.arange(first, first + 1)})
-    found = {name: np.empty((last - first, *value.shape[1:]), value.dtype) for name, value in one.items()}
-
-    def load_some(start: int) -> None:
-        numbers = np.arange(start, min(start + 64, last))
-        for name, values in load({"number": numbers}).items():
-            found[name][numbers - first] = values
-
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        list(threads.map(load_some, range(first, last, 64)))
-    return found
-
-
 def training_batches(
     sources: Sequence[ExampleSource],
     *,
@@ -162,3 +159,50 @@ def training_batches(
     sizes = [len(source) for source in sources]
     order = index_batches(sizes, weights=weights, batch_size=batch_size, seed=seed)
     return Batches(order.map(LoadExamples(sources, part, parts)), workers=workers)
+
+
+# --- all at once
+
+
+def load_range(
+    sources: Sequence[ExampleSource], first: int, last: int, store: Callable[[slice, dict[str, np.ndarray]], None]
+) -> None:
+    """Loads examples `first` to `last - 1`, counted through all sources, by as many threads as there are cores.
+
+    Args:
+      store: takes some of them, stacked, and which they are, counted from `first`.
+    """
+    load = LoadExamples(sources)
+
+    def load_some(start: int) -> None:
+        stop = min(start + LOADED_AT_ONCE, last)
+        store(slice(start - first, stop - first), load({"number": np.arange(start, stop)}))
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        list(threads.map(load_some, range(first, last, LOADED_AT_ONCE)))
+
+
+@dataclasses.dataclass(frozen=True)
+class InMemory:
+    """Decoded examples: by name, an array with a row for each."""
+
+    arrays: Mapping[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {name: values[index] for name, values in self.arrays.items()}
+
+
+def in_memory(source: ExampleSource) -> InMemory:
+    """The same examples (one or more), decoded once."""
+    first = {name: np.asarray(value) for name, value in source[0].items()}
+    arrays = {name: np.empty((len(source), *value.shape), value.dtype) for name, value in first.items()}
+
+    def store(rows: slice, examples: dict[str, np.ndarray]) -> None:
+        for name, values in examples.items():
+            arrays[name][rows] = values
+
+    load_range([source], 0, len(source), store)
+    return InMemory(arrays)

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 Field = Literal["landmarks", "visible", "parts", "occluder", "subject", "domain"]
 """What can be asked for of a prepared dataset, by the names of its features."""
+DTYPES: dict[Field, Any] = {
+    "landmarks": np.float32, "visible": np.bool_, "parts": np.uint8, "occluder": np.uint8, "subject": np.int32,
+    "domain": np.int32,
+}  # fmt: skip
+MASKS = ("parts", "occluder")
+"""Fields with a value for each pixel."""
+
+AnyFaces = TypeVar("AnyFaces", bound="Faces")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Faces:
-    """Faces in memory, with what is known of them."""
+    """Faces in memory, with what is known of them; None where that was not read, or the dataset lacks it."""
 
     images: UInt8[np.ndarray, "n 136 136 3"]
-    landmarks: Float[np.ndarray, "n l 2"]
-    """(x, y) in pixels; NaN where not annotated, and l = 0 where there are none."""
-    subjects: Int[np.ndarray, "n"]
-    """Who it shows; numbers of their own where that is not known."""
+    landmarks: Float[np.ndarray, "n l 2"] | None = None
+    """(x, y) in pixels; NaN where not annotated."""
+    subjects: Int[np.ndarray, "n"] | None = None
+    """Who it shows."""
     visible: Bool[np.ndarray, "n l"] | None = None
     """Whether each landmark can be seen."""
     parts: UInt8[np.ndarray, "n h w"] | None = None
@@ -33,13 +41,32 @@ class Faces:
     def __len__(self) -> int:
         return len(self.images)
 
-    def annotated(self) -> Faces:
-        """Those whose landmarks are all known."""
-        known = np.isfinite(self.landmarks).all(axis=(1, 2)) & (self.landmarks.shape[1] > 0)
-        return self.take(np.flatnonzero(known))
+    @property
+    def points(self) -> Float[np.ndarray, "n l 2"]:
+        """The landmarks; of unknown ones none, `[n, 0, 2]`."""
+        return np.zeros((len(self), 0, 2), np.float32) if self.landmarks is None else self.landmarks
 
-    def take(self, indices: Int[np.ndarray, "k"]) -> Faces:
+    @property
+    def people(self) -> Int[np.ndarray, "n"]:
+        """The subjects; where they are not known, each face is a person of its own."""
+        return np.arange(len(self)) if self.subjects is None else self.subjects
+
+    def annotated(self) -> AnnotatedFaces:
+        """Those whose landmarks are all known."""
+        known = np.isfinite(self.points).all(axis=(1, 2)) & (self.points.shape[1] > 0)
+        return AnnotatedFaces(**self._known() | {"landmarks": self.points}).take(np.flatnonzero(known))
+
+    def take(self: AnyFaces, indices: Int[np.ndarray, "k"]) -> AnyFaces:
         """These faces, with all that is known of them."""
-        known = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        taken: dict[str, Any] = {name: None if value is None else value[indices] for name, value in known.items()}
-        return Faces(**taken)
+        taken = {name: None if value is None else value[indices] for name, value in self._known().items()}
+        return dataclasses.replace(self, **taken)
+
+    def _known(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AnnotatedFaces(Faces):
+    """Faces whose landmarks are known."""
+
+    landmarks: Float[np.ndarray, "n l 2"] = dataclasses.field()

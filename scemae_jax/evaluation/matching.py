@@ -1,9 +1,9 @@
-"""Landmark matching: one landmark of a face is sought in another view of it, and in another person's face.
+"""Landmark matching: finds a landmark of a face in another view of it, and in another person's face.
 
 The protocol of ContrastLandmark (Cheng et al. 2021), which SCE-MAE follows: cosine similarity of maps that are
-upsampled to the window, all landmarks counted. Pairs and warps are those of DVE (Thewlis et al. 2019), and so is the
-unit, pixels of a 70x70 image. (DVE itself reads its map unresized, at the nearest cell and by inner products, which is
-harsher.)
+upsampled to the window, all landmarks counted. Pairs, warps and the unit (pixels of a 70x70 image) are those of DVE
+(Thewlis et al. 2019). DVE itself does not upsample its map: it compares the nearest cells by inner products, which is
+harsher.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 from tqdm import tqdm
 
-from scemae_jax.data.record import Faces
+from scemae_jax.data.record import AnnotatedFaces
 from scemae_jax.evaluation.measurement import Measurement, as_table, measurements, over
 from scemae_jax.faces.frame import FRAME, Frame
 from scemae_jax.ops.correspondence import predict_matches
@@ -29,7 +29,7 @@ from scemae_jax.ops.tps import ThinPlateWarp
 METRIC, UNIT = "matching error", "pixels of a 70x70 image"
 UNIT_SIZE = 70
 FAR = 8.0
-"""A query is far if its true match is more than this many units away from it in the frame."""
+"""A query is far if its true match is more than this many units away from it."""
 PATCH = 15
 """Side of the raw RGB patches of the baseline, in pixels."""
 PAIRS_AT_ONCE = 8
@@ -81,13 +81,13 @@ def matching_error(
 
 
 def consecutive_pairs(count: int, limit: int = 0) -> Int[np.ndarray, "p 2"]:
-    """Images in their order, two by two; at most `limit` pairs unless that is 0."""
+    """Pairs of images in their order; at most `limit` of them, or all if that is 0."""
     pairs = np.arange(count // 2 * 2).reshape(-1, 2)
     return pairs[:limit] if limit else pairs
 
 
 def random_pairings(pairs: Int[np.ndarray, "p 2"], count: int, seed: int) -> Int[np.ndarray, "count p 2"]:
-    """The images of `pairs` in other orders, again two by two."""
+    """Random other pairings of the images of `pairs`."""
     orders = [np.random.default_rng((seed, number)).permutation(pairs.ravel()) for number in range(count)]
     return np.array(orders, pairs.dtype).reshape(count, len(pairs), 2)
 
@@ -148,20 +148,22 @@ def _measured(errors: Float[np.ndarray, "p l"], counted: Bool[np.ndarray, "p l"]
 
 
 class _Block(NamedTuple):
-    """Pairs that are matched together: what their images' views show, and where in them each pair is."""
+    """Pairs that are matched together: the views of their images, and where in them each pair is."""
 
     views: Float[np.ndarray, "v 136 136 3"]
     rows: Int[np.ndarray, "p 3"]
     """Of `views`: A warped twice, A warped once, B warped once."""
     queries: Float[np.ndarray, "p l 2"]
-    """In pixels of the window, as the truths; clamped to it, which the truths are not."""
+    """In pixels of the window, like the truths, but clamped to it."""
     clamped: Bool[np.ndarray, "p l"]
     same: Float[np.ndarray, "p l 2"]
     different: Float[np.ndarray, "p l 2"]
 
 
-def _blocks(faces: Faces, pairs: Int[np.ndarray, "p 2"], seed: int, frame: Frame) -> Iterator[_Block]:
-    """All pairs at once where an image is in several of them, so that it is warped once; else a few at a time."""
+def _blocks(
+    faces: AnnotatedFaces, pairs: Int[np.ndarray, "p 2"], seed: int, frame: Frame, few: int
+) -> Iterator[_Block]:
+    """All pairs at once where an image is in several of them, so that it is warped once; else a `few` at a time."""
     recurring = len(np.unique(pairs)) < pairs.size
     key = jax.random.key(seed)
     keys_of = jax.vmap(lambda i: jax.random.fold_in(key, i))
@@ -170,13 +172,13 @@ def _blocks(faces: Faces, pairs: Int[np.ndarray, "p 2"], seed: int, frame: Frame
         pixels = jnp.asarray(faces.images[images], jnp.float32) / 255.0
         return warped_views(keys_of(images), pixels, jnp.asarray(faces.landmarks[images]))
 
-    at_once = len(pairs) if recurring else PAIRS_AT_ONCE
+    at_once = len(pairs) if recurring else few
     for start in range(0, len(pairs), at_once):
         chunk = pairs[start : start + at_once]
         images, places = np.unique(chunk, return_inverse=True)
         a, b = places.reshape(-1, 2).T
         references, reference = np.unique(a, return_inverse=True)
-        once, twice, points_once, points_twice = in_batches(warped, 2 * PAIRS_AT_ONCE, images)
+        once, twice, points_once, points_twice = in_batches(warped, 2 * few, images)
         landmarks = frame.to_window(points_twice[a])  # whole pixels
         queries = np.clip(landmarks, 0, frame.window - 1)
         yield _Block(
@@ -190,7 +192,7 @@ def _blocks(faces: Faces, pairs: Int[np.ndarray, "p 2"], seed: int, frame: Frame
 
 
 def in_batches(function: Callable[..., Any], size: int, *arrays: np.ndarray) -> Any:
-    """What a function gives for rows of arrays, `size` rows at a time: one shape, so one compilation."""
+    """Applies a function to rows of arrays, `size` rows at a time: always one shape, so that it compiles once."""
     parts = []
     for start in range(0, len(arrays[0]), size):
         batch = [array[start : start + size] for array in arrays]
@@ -218,7 +220,7 @@ def _predict(
 
 
 def match(
-    faces: Faces,
+    faces: AnnotatedFaces,
     features: Mapping[str, FeatureFn | None],
     *,
     pairs: Int[np.ndarray, "p 2"],
@@ -228,20 +230,20 @@ def match(
 ) -> dict[Kind, Errors]:
     """Errors of each kind of features on the same pairs and warps, of every landmark of every pair.
 
-    A landmark that is outside the window in the reference is sought from the nearest pixel of the window; the truth may
-    lie outside it (so does ContrastLandmark, Cheng et al. 2021).
+    A query outside the window is moved to the nearest pixel of the window; the truth may lie outside (as in
+    ContrastLandmark, Cheng et al. 2021).
 
-    Where an image is in several pairs, its two views and their maps are computed once and held, the maps of one kind of
-    features at a time; otherwise only those of a few pairs are in memory.
+    If an image is in several pairs, its two views and their maps are computed once and kept, for one kind of features
+    at a time. Otherwise only those of a few pairs are in memory.
 
     Args:
       faces: annotated; landmarks in pixels of their images.
       features: by name; None answers with the query's own location, clamped to the window.
       pairs: indices (A, B) of images. The reference is A warped twice; "same" pairs it with A warped once,
         "different" with B warped once.
-      seed: of the warps; image i is warped alike in whichever pair it occurs.
-      position_means: of some of the features by name (see `position_mean`): these are measured position-free too, on
-        the same maps with this mean taken away. What is left says what, not where.
+      seed: of the warps; image i has the same warps in every pair.
+      position_means: for some of the features, by name (see `position_mean`). These are measured position-free too, on
+        the same maps minus this mean. What is left encodes what a patch shows, not where it is.
       frame: sizes of the images, and of the window that the maps are of.
 
     Raises:
@@ -253,20 +255,21 @@ def match(
         raise ValueError("matching needs faces with all landmarks known: use faces.annotated()")
     collected: dict[Kind, list[Errors]] = {}
     progress = tqdm(total=len(pairs) * len(features), desc="match", unit="pair", mininterval=5)
-    for block in _blocks(faces, pairs, seed, frame):
+    few = min(PAIRS_AT_ONCE, len(pairs))
+    for block in _blocks(faces, pairs, seed, frame, few):
         for name, feature_fn in features.items():
             if feature_fn is None:
                 collected.setdefault(Kind(name), []).append(_errors(block, block.queries, block.queries, frame.window))
                 progress.update(len(block.rows))
                 continue
-            maps = in_batches(feature_fn, 3 * PAIRS_AT_ONCE, block.views)
+            maps = in_batches(feature_fn, 3 * few, block.views)
             removed = {Kind(name): np.zeros((), np.float32)}
             if name in position_means:
                 removed[Kind(name, position_free=True)] = position_means[name]
             for kind, mean in removed.items():
                 same, different = in_batches(
                     lambda rows, queries, maps=maps, mean=mean: _predict(*maps[rows.T], queries, mean, frame.window),
-                    PAIRS_AT_ONCE, block.rows, block.queries,
+                    few, block.rows, block.queries,
                 )  # fmt: skip
                 collected.setdefault(kind, []).append(_errors(block, same, different, frame.window))
             progress.update(len(block.rows))
@@ -288,7 +291,16 @@ def _errors(
 
 @functools.partial(jax.jit, static_argnames="frame")
 def raw_patches(images: Float[Array, "b 136 136 3"], frame: Frame = FRAME) -> Float[Array, "b 96 96 675"]:
-    """Baseline features: the 15x15 RGB patch around each pixel of the window, its mean colour removed."""
+    """Baseline features: the 15x15 RGB patch around each pixel of the window, minus its mean colour.
+
+    Raises:
+      ValueError: the window leaves no room for the patches of its outer pixels.
+    """
+    if frame.offset < PATCH // 2:
+        raise ValueError(
+            f"raw patches of {PATCH} pixels reach {PATCH // 2} beyond the window, and a window of {frame.window} in "
+            f"images of {frame.image_size} leaves {frame.offset}: choose a smaller window or larger images"
+        )
 
     def patches(image: Array) -> Array:
         rim, side = frame.offset - PATCH // 2, frame.window + PATCH - 1
@@ -303,6 +315,6 @@ def raw_patches(images: Float[Array, "b 136 136 3"], frame: Frame = FRAME) -> Fl
 
 
 def position_mean(feature_fn: FeatureFn, images: Any, batch: int = 32) -> Float[np.ndarray, "g g c"]:
-    """The features' mean over `images` at each position of the map: what they say of where alone."""
+    """The features' mean over `images` at each position of the map: the part that encodes position alone."""
     total = sum(feature_fn(images[i : i + batch]).sum(axis=0) for i in range(0, len(images), batch))
     return np.asarray(total / len(images))

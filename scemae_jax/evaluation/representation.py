@@ -1,7 +1,7 @@
-"""How well the features of one landmark keep together over people, and apart from those of other landmarks.
+"""How well features cluster by landmark over people.
 
 The paper's Figures 1 and 5: t-SNE (van der Maaten and Hinton 2008) of landmark features, and the silhouette
-coefficient (Rousseeuw 1987) of its points: 1 for tight clusters far apart, 0 for clusters that touch, below 0 where
+coefficient (Rousseeuw 1987) of its points: 1 for tight clusters far apart, 0 for clusters that touch, below 0 if
 features lie among those of another landmark.
 """
 
@@ -45,7 +45,7 @@ def visible(landmarks: Float[np.ndarray, "n l 2"], frame: Frame = FRAME) -> Bool
 
 
 def landmark_labels(visible: Bool[np.ndarray, "n l"]) -> Int[np.ndarray, "s"]:
-    """Which landmark, from 0, each of the visible ones is; image by image."""
+    """Which landmark, from 0, each visible one is, image by image."""
     return np.nonzero(visible)[1]
 
 
@@ -74,12 +74,12 @@ def landmark_features(
 
 
 def embed(features: Float[np.ndarray, "s c"], *, perplexity: float, seed: int) -> Float[np.ndarray, "s 2"]:
-    """t-SNE in two dimensions, from a random start: from that of principal components, no two runs would differ.
+    """t-SNE in two dimensions, from a random start; from principal components all runs would be equal.
 
     Raises:
       ValueError: `perplexity` is not positive, or not less than the number of features.
     """
-    with threadpool_limits(1, user_api="openmp"):  # more threads wait for each other longer than they work
+    with threadpool_limits(1, user_api="openmp"):  # with more threads it is slower
         return TSNE(perplexity=perplexity, init="random", random_state=seed).fit_transform(features)
 
 
@@ -88,11 +88,11 @@ def silhouette(
 ) -> float:
     """Mean over the points of (b - a) / max(a, b).
 
-    a is the mean distance of a point to the others of its label, b that to the points of the nearest other label. A
-    point alone with its label counts 0. The cosine distance is 1 - cos.
+    a is a point's mean distance to the others with its label, b its mean distance to the points of the nearest other
+    label. A point that is alone with its label counts 0. The cosine distance is 1 - cos.
 
     Raises:
-      ValueError: there are fewer than two labels, or no more points than labels.
+      ValueError: there are fewer than two labels, or not more points than labels.
     """
     return float(silhouette_score(points, labels, metric=metric))
 
@@ -125,9 +125,9 @@ def represent(labelled: Labelled, *, perplexity: float, repeats: int, seed: int,
 
     Args:
       labelled: from `landmark_features`.
-      perplexity: of t-SNE: about how many neighbours of a feature count.
-      repeats: of t-SNE, which ends elsewhere from each start.
-      seed: of the first.
+      perplexity: of t-SNE, about the number of neighbours that count.
+      repeats: runs of t-SNE, each from another start.
+      seed: of the first run.
       name: for the progress bar.
 
     Raises:
@@ -153,7 +153,7 @@ class Embedded(NamedTuple):
     points: dict[str, Float[np.ndarray, "s 2"]]
 
     def save(self, path: Path) -> None:
-        """Writes an .npz file; who stops in between finds the old one."""
+        """Writes an .npz file, all or nothing."""
         with (partial := path.with_suffix(".partial")).open("wb") as file:
             np.savez(file, allow_pickle=False, labels=self.labels, **self.points)
         partial.replace(path)

@@ -1,4 +1,4 @@
-"""Sizes and coordinates: from an image of any size to the square that the data hold, and to the window in its centre.
+"""Sizes and coordinates: from an image of any size to the square of the datasets, and to the window in its centre.
 
 Points are (x, y) in pixels whose centres have whole coordinates: an image of width w reaches from -0.5 to w - 0.5.
 """
@@ -12,17 +12,17 @@ import numpy as np
 from jaxtyping import Float, Num
 
 if TYPE_CHECKING:
-    from jaxtyping import Array  # imports JAX, which whoever prepares data can do without
+    from jaxtyping import Array  # imports JAX, which preparing data does not need
 
 AnyArray = TypeVar("AnyArray", "Array", np.ndarray)
 
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """The square that faces lie in, and the window in its centre that networks look at.
+    """The square that a face lies in, and the window in its centre that networks see.
 
     Raises:
-      ValueError: the window is empty, or larger than the square.
+      ValueError: the window is empty, larger than the square, or not in the centre of whole pixels.
     """
 
     image_size: int = 136
@@ -34,6 +34,12 @@ class Frame:
         if not 0 < self.window <= self.image_size:
             raise ValueError(
                 f"window is {self.window} and image_size {self.image_size}: choose a window from 1 to the image's size"
+            )
+
+        if (self.image_size - self.window) % 2:
+            raise ValueError(
+                f"window is {self.window} and image_size {self.image_size}: one is odd, so that no window of whole "
+                "pixels lies in the centre; choose two even or two odd numbers"
             )
 
     @property
@@ -62,12 +68,12 @@ class Frame:
         return self.from_window((points + 1) / 2 * (self.window - 1))
 
     def centre_window(self, images: Num[AnyArray, "b h w c"]) -> Num[AnyArray, "b window window c"]:
-        """The part of squares that networks look at."""
+        """The centre window of squares, which networks see."""
         return images[:, self.offset : self.offset + self.window, self.offset : self.offset + self.window]
 
 
 FRAME = Frame()
-"""Of the prepared datasets, and of every model that does not say otherwise."""
+"""The frame of the prepared datasets, and of every model unless it has another."""
 
 
 class Placement(NamedTuple):

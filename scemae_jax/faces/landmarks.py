@@ -1,4 +1,4 @@
-"""Landmark schemes: which points are the eyes, which mirror each other, and how five points are taken of 68."""
+"""Landmark schemes: which points are the eyes, which mirror each other, and how five points come from 68."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from jaxtyping import Float, Int
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LandmarkScheme:
-    """What is known of the landmarks of a dataset; of an unknown scheme only their number."""
+    """What is known of a dataset's landmarks; for an unknown scheme only their number."""
 
     name: str
     num_landmarks: int
     eyes: tuple[int, int] | None = None
-    """The two points between which the inter-ocular distance is taken."""
+    """The two points that the inter-ocular distance is measured between."""
     mirror: tuple[int, ...] | None = None
     """Index of each landmark's mirror image."""
     five: tuple[tuple[int, ...], ...] | None = None
@@ -31,7 +31,7 @@ class LandmarkScheme:
 
     @property
     def forms(self) -> tuple[int, ...]:
-        """Numbers of landmarks that these can be brought to by `in_form`."""
+        """Numbers of landmarks that `in_form` can give."""
         return (self.num_landmarks,) if self.five is None else (len(self.five), self.num_landmarks)
 
     def mirrored_order(self) -> Int[np.ndarray, "l"]:
@@ -48,7 +48,7 @@ class LandmarkScheme:
         return np.array(self.mirror, np.int64)
 
     def choose_forms(self, asked: Sequence[int]) -> list[int]:
-        """Those of the numbers of landmarks asked for that `in_form` can give, else all landmarks."""
+        """The requested numbers of landmarks that `in_form` can give; if it can give none, all landmarks."""
         return [number for number in asked if number in self.forms] or [self.num_landmarks]
 
 
@@ -78,12 +78,12 @@ _KNOWN = {scheme.num_landmarks: scheme for scheme in (NO_LANDMARKS, FIVE, SIXTY_
 
 @functools.cache
 def scheme_of(num_landmarks: int) -> LandmarkScheme:
-    """The scheme with so many landmarks: MAFL's 5, the usual 68, or one of which nothing else is known."""
+    """The scheme with so many landmarks: MAFL's 5, the usual 68, or an unknown one."""
     return _KNOWN.get(num_landmarks) or LandmarkScheme(name=f"{num_landmarks} points", num_landmarks=num_landmarks)
 
 
 def in_form(landmarks: Float[np.ndarray, "... l 2"], num_landmarks: int) -> Float[np.ndarray, "... k 2"]:
-    """Landmarks as so many: all of them as they are, or five of 68.
+    """Landmarks reduced to a number: all of them, or five of 68.
 
     Raises:
       ValueError: they cannot be brought to this number.

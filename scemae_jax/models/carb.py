@@ -16,7 +16,7 @@ from scemae_jax.ops.density_peaks import Density, density_peaks_of_images
 
 
 class Split(NamedTuple):
-    """The patches of an image by their likeness to the CLS token (method step 1)."""
+    """The patches of an image, split by their similarity to the CLS token (method step 1)."""
 
     attentive: Int[Array, "b a"]
     inattentive: Int[Array, "b n-a"]
@@ -24,7 +24,7 @@ class Split(NamedTuple):
 
 
 class SelectedTokens(NamedTuple):
-    """What is left of an image: attentive tokens, then cluster centres (T = a + k of them)."""
+    """The tokens that an image is reduced to: attentive ones, then cluster centres (T = a + k of them)."""
 
     features: Float[Array, "b t d"]
     """After the last layer and its norm."""
@@ -32,7 +32,7 @@ class SelectedTokens(NamedTuple):
     """Index of each token's patch."""
     attentive: Bool[Array, "b t"]
     source: Int[Array, "b n"]
-    """For each patch, which of the T tokens stands for it: itself, or the centre of its cluster (step 4)."""
+    """For each patch, which of the T tokens replaces it: itself, or the centre of its cluster (step 4)."""
     similarity: Float[Array, "b n"]
     """Softmax similarity of the CLS query to each patch, heads averaged."""
 
@@ -64,8 +64,8 @@ def approximate(selected: SelectedTokens) -> Float[Array, "b n d"]:
 class Projector(nn.Module):
     """Phi: the only trained part of stage 2. The paper says "light-weight" and leaves its form open.
 
-    A linear layer, orthogonal at first: it starts from the tokens' own likeness to each other, as far as `features` can
-    hold it. With `hidden` a LayerNorm, a hidden layer as wide as the tokens, GELU and a linear layer.
+    A linear layer with an orthogonal start, which keeps the tokens' similarities as far as its width allows. With
+    `hidden`: a LayerNorm, a hidden layer as wide as the tokens, GELU and a linear layer.
     """
 
     features: int
@@ -95,14 +95,14 @@ def select_tokens(
     num_clusters: int,
     density: Density,
 ) -> SelectedTokens:
-    """Runs a bound encoder on the tokens that matter: layers after `split_layer` see CLS, attentive and centres only.
+    """Runs a bound encoder whose layers after `split_layer` see only CLS, attentive tokens and cluster centres.
 
     With `num_clusters` 0 the inattentive tokens are dropped; their `source` is then the attentive token of the
     highest similarity.
 
     Raises:
-      ValueError: there is no attentive token or no inattentive one, more clusters are asked for than there are
-        inattentive tokens, or `split_layer` is not before the last layer.
+      ValueError: there is no attentive or no inattentive token, there are more clusters than inattentive tokens, or
+        `split_layer` is not before the last layer.
     """
     if not 1 <= split_layer < encoder.depth:
         raise ValueError(f"split_layer is {split_layer}: choose one from 1 to {encoder.depth - 1}, before the last")
@@ -138,7 +138,7 @@ def select_tokens(
 class CARB(nn.Module):
     """A frozen encoder, and a projector that the Locality-Constrained Repellence loss trains.
 
-    The fields have no defaults: those are the config's.
+    The fields have no defaults; the config has them.
     """
 
     encoder: vit.ViT

@@ -1,4 +1,4 @@
-"""A small convolutional network that detects landmarks without pretraining: what few annotations give by themselves."""
+"""A small convolutional network that detects landmarks without pretraining: the baseline for few annotations."""
 
 from __future__ import annotations
 

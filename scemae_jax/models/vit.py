@@ -22,7 +22,7 @@ from scemae_jax.ops.attention import attention
 LAYER_NORM_EPSILON = 1e-6
 
 Positions = Literal["sincos", "learned"]
-"""Position codes: the fixed function of He et al. 2022, or a table trained with the rest."""
+"""Position codes: the fixed function of He et al. 2022, or a trained table."""
 
 xavier_uniform = nn.initializers.xavier_uniform()
 token_init = nn.initializers.normal(stddev=0.02)
@@ -37,7 +37,7 @@ class Variant:
     num_heads: int
     patch_size: int
     projection: int
-    """Width of the CARB projector's output that goes with it (method.md: 64, 128, 256 for T, S, B)."""
+    """Width of the CARB projector's output for this encoder (64, 128 and 256 for T, S and B in the paper)."""
 
 
 _SIZES = {
@@ -99,7 +99,7 @@ def sincos_position_code(width: int, rows: int, columns: int) -> np.ndarray:
 
 
 def position_table(width: int, rows: int, columns: int) -> Float[np.ndarray, "1 1+n d"]:
-    """The sin-cos code as a table for all tokens, zeros for CLS first: what a learned table starts from."""
+    """The sin-cos code as a table for all tokens, with zeros for CLS first. A learned table starts from it."""
     return np.pad(sincos_position_code(width, rows, columns), ((1, 0), (0, 0)))[None]
 
 
@@ -114,7 +114,7 @@ def patchify(images: Float[Array, "b h w c"], patch_size: int) -> Float[Array, "
 
 
 def unpatchify(patches: Float[Array, "b n p"], patch_size: int, rows: int) -> Float[Array, "b h w c"]:
-    """Puts patches back together: the inverse of `patchify` for an image of `rows` rows of patches."""
+    """The inverse of `patchify`, for an image of `rows` rows of patches."""
     b, n, p = patches.shape
     columns, c = n // rows, p // patch_size**2
     images = patches.reshape(b, rows, columns, patch_size, patch_size, c)
@@ -131,7 +131,7 @@ def layer_norm(name: str | None = None, dtype: DTypeLike = jnp.float32) -> nn.La
 
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """x times the normal distribution function of x, in one pass; flax's by `erfc` takes several, and more memory."""
+    """Exact GELU in one pass; flax's, by `erfc`, takes several passes and more memory."""
     exact = x.astype(jnp.float32)
     return (0.5 * exact * (1 + jax.lax.erf(exact * np.float32(0.5**0.5)))).astype(x.dtype)
 
@@ -151,7 +151,7 @@ class Attention(nn.Module):
         qkv = jnp.split(dense(3 * width, "qkv", self.dtype)(tokens), 3, axis=-1)
         query, key, value = (x.reshape(b, t, self.num_heads, width // self.num_heads) for x in qkv)
         attended = attention(query, key, value).reshape(b, t, width)
-        # Apart from the attention, so that they cost nothing where nobody reads them.
+        # Computed outside the attention, so that they cost nothing if they are not used.
         cls_query = query[:, 0] / np.sqrt(query.shape[-1])
         cls_logits = jnp.einsum("bhd,bkhd->bhk", cls_query, key, preferred_element_type=jnp.float32)
         return dense(width, "out", self.dtype)(attended), cls_logits
@@ -178,14 +178,14 @@ class Block(nn.Module):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LayerLoop:
-    """How layers are run one after the other; what comes out is the same."""
+    """How the layers are run; the result is the same."""
 
     scan: bool = False
-    """As one loop over a stacked copy of their weights, compiled once however many layers there are."""
+    """As a loop over a stacked copy of their weights, which compiles one layer only."""
     remat: bool = False
-    """Keep nothing but each layer's input for the backward pass, and compute the rest again: less memory, more time.
+    """Recompute activations in the backward pass; keep only each layer's input. Less memory, more time.
 
-    On a CPU it needs `scan`: without a loop XLA finds both computations alike, and keeps the results of the first.
+    On a CPU it needs `scan`: without a loop XLA recognises the recomputation and keeps the first results instead.
     """
 
     def run(
@@ -205,7 +205,7 @@ class LayerLoop:
         def layer(tokens: Array, params: Any) -> tuple[Array, Array]:
             return cast(tuple[Array, Array], template.apply({"params": params}, tokens))
 
-        layer = jax.checkpoint(layer, prevent_cse=not self.scan) if self.remat else layer  # a loop prevents it anyway
+        layer = jax.checkpoint(layer, prevent_cse=not self.scan) if self.remat else layer  # a loop prevents CSE anyway
         if self.scan:
             tokens, cls_logits = jax.lax.scan(layer, tokens, jax.tree.map(lambda *leaves: jnp.stack(leaves), *weights))
             return tokens, cls_logits[-1]
@@ -283,7 +283,7 @@ class ViT(nn.Module):
         return self.layer_loop.run(self.blocks[first - 1 : last], tokens)
 
     def normalise(self, tokens: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-        """The last LayerNorm, which the features come from."""
+        """The last LayerNorm, whose output are the features."""
         return self.norm(tokens)
 
     @overload

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention, in the form that is fast on the backend at hand."""
+"""Scaled dot-product attention, in the form that is fast on the current backend."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ CUDNN_HEAD_DIM = 128
 def implementation_for(device: Any, dtype: DTypeLike, head_dim: int) -> Implementation:
     """`"cudnn"` (flash attention) on NVIDIA GPUs from Ampere on, in half precision with heads that fit; else `"xla"`.
 
-    The number of tokens does not matter: `attention_padded_to_even` makes it one that cuDNN can train with.
+    Any number of tokens will do: `attention_padded_to_even` makes it even, as cuDNN needs it to train.
     """
     half = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
     fits = head_dim <= CUDNN_HEAD_DIM and head_dim % 8 == 0
-    capability = re.fullmatch(r"(\d+)\.\d+", str(getattr(device, "compute_capability", "")))  # AMD's have letters
+    # The versions of AMD's devices contain letters, which do not match.
+    capability = re.fullmatch(r"(\d+)\.\d+", str(getattr(device, "compute_capability", "")))
     ampere = device.platform == "gpu" and capability is not None and int(capability[1]) >= 8
     return "cudnn" if ampere and half and fits else "xla"
 
 
 def default_device() -> Any:
-    """The device that a program is traced for: that of `jax.default_device`, else the first of this process.
+    """The device that a program is traced for: `jax.default_device`, or the first of this process.
 
     `jax.default_device` may be a GPU that is only described (`jax.experimental.topologies`).
     """
@@ -51,7 +52,7 @@ def attention(
 
     Args:
       query: of each of `t` tokens and `h` heads.
-      key: of the `s` tokens that are attended to.
+      key: of each of the `s` tokens that are attended to.
       value: of the same tokens.
       implementation: `"xla"` or `"cudnn"`; None for `implementation_for` the default device.
     """
@@ -60,7 +61,7 @@ def attention(
         implementation = implementation_for(default_device(), query.dtype, head_dim)
     if implementation == "cudnn":
         return attention_padded_to_even(query, key, value, implementation="cudnn")
-    # Heads before tokens: with batch dimensions that do not lead, XLA's CPU matmuls copy each operand both ways.
+    # Heads before tokens: XLA's CPU matmuls copy both operands unless batch dimensions lead.
     query, key, value = (x.transpose(0, 2, 1, 3) for x in (query / np.sqrt(head_dim), key, value))
     logits = jnp.einsum("bhtd,bhsd->bhts", query, key, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(logits).astype(value.dtype)
@@ -74,11 +75,11 @@ def attention_padded_to_even(
     *,
     implementation: Implementation,
 ) -> Float[Array, "b t h d"]:
-    """`jax.nn.dot_product_attention`, given even numbers of tokens: one is added to an odd number, and masked.
+    """`jax.nn.dot_product_attention` for any number of tokens: a masked token is added to an odd number.
 
-    JAX refuses cuDNN's backward pass for odd numbers, with a bias or without (0.10 to 0.12), and ours are odd: CLS and
-    a square of patches. XLA makes the added token where it copies queries, keys and values apart anyway, so that it
-    costs one more copy, of the result. `implementation` is JAX's; with `"xla"` this runs on any device.
+    JAX refuses cuDNN's backward pass for odd numbers of tokens (0.10 to 0.12), and ours are odd: CLS and a square of
+    patches. The added token costs one more copy, of the result: XLA copies queries, keys and values anyway.
+    `implementation` is JAX's; with `"xla"` this runs on any device.
     """
     batch, t, s = query.shape[0], query.shape[1], key.shape[1]
     real_queries = real_keys = None

@@ -1,4 +1,4 @@
-"""Where a feature of one map is in another: cosine similarity of maps that are upsampled to the window."""
+"""Finds a feature of one map in another, by cosine similarity of maps that are upsampled to the window."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def upsampled(features: Float[Array, "*b g g c"], window: int) -> Float[Array, "*b w w c"]:
-    """A feature for each pixel of the window, bilinearly between those of the map, and of unit length."""
+    """A unit-length feature for each pixel of the window, by bilinear interpolation of the map."""
     return _of_unit_length(_resized(features, window))
 
 
@@ -26,7 +26,7 @@ def _of_unit_length(features: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
 def features_at(
     features: Float[Array, "g g c"], points: Num[Array | np.ndarray, "l 2"], window: int
 ) -> Float[Array, "l c"]:
-    """The upsampled map at points (x, y) of the window, which are rounded, and clipped to it."""
+    """The upsampled map at points (x, y) of the window; points are rounded and clipped to it."""
     x, y = jnp.clip(jnp.round(points), 0, window - 1).astype(jnp.int32).T
     weights = jax.image.resize(jnp.eye(len(features)), (window, len(features)), "linear")
     return _of_unit_length(jnp.einsum("lh,hwc,lw->lc", weights[y], features, weights[x], precision=_HIGHEST))
@@ -40,9 +40,9 @@ def predict_matches(
 ) -> Float[Array, "l 2"]:
     """For each query (x, y) of the window, the pixel of the other map with the highest cosine similarity.
 
-    Maps are upsampled bilinearly to the window; queries are rounded, and clipped to it. Interpolation is linear, so
-    that inner products are found between the features of the map and then upsampled; the lengths are those of the
-    upsampled features.
+    Maps are upsampled bilinearly to the window; queries are rounded and clipped to it. As interpolation is linear,
+    inner products are computed with the features of the map and then upsampled. The lengths are those of the upsampled
+    features.
     """
     products = jnp.einsum("hwc,lc->hwl", other, features_at(reference, queries, window), precision=_HIGHEST)
     lengths = jnp.linalg.norm(_resized(other, window), axis=-1, keepdims=True)

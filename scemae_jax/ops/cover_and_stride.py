@@ -17,11 +17,10 @@ def cover_and_stride(
 ) -> Float[Array, "b window/stride window/stride d"]:
     """Features of the centre window of each image, one for every `stride` pixels.
 
-    The window is shifted by multiples of the stride into the image's border, each shift gives a map with one
-    feature a patch, and the maps interleave. Cell (r, c) holds the feature of the patch whose centre is
-    nearest to the cell's own centre, ((r + 0.5) * stride, (c + 0.5) * stride) pixels from the window's
-    corner. The two coincide, unless the stride is odd and the patch even (stride 1): no whole pixel shift
-    does that, and the patch's centre lies half a pixel above and left of the cell's.
+    The window is shifted by multiples of the stride into the image's border. Each shift gives a map with one feature a
+    patch, and the maps are interleaved. Cell (r, c) holds the feature of the patch whose centre is nearest to the
+    cell's centre, ((r + 0.5) * stride, (c + 0.5) * stride) pixels from the window's corner. The centres coincide,
+    except with an odd stride and an even patch (stride 1): there the patch's centre lies half a pixel above and left.
 
     One shift is in memory at a time.
 
@@ -30,8 +29,8 @@ def cover_and_stride(
       images: larger than the window by a border of (patch_size - stride) / 2 pixels, rounded up, on every
         side.
       window: size of the centre window in pixels, a multiple of the patch size.
-      stride: of the result in pixels, a divisor of the patch size; equal to it, `feature_fn` sees the centre
-        window alone.
+      stride: of the result in pixels, a divisor of the patch size. If it equals the patch size, `feature_fn` sees
+        the centre window alone.
       patch_size: of the network behind `feature_fn`, in pixels.
 
     Raises:
@@ -44,7 +43,7 @@ def cover_and_stride(
         raise ValueError(f"window is {window}, patch_size {patch_size}: choose a window of whole patches")
     grid, n = window // patch_size, patch_size // stride
 
-    # Cell m of a patch has its centre at (m + 1/2) * stride; the patch's own, unshifted, is patch_size / 2.
+    # Cell m of a patch has its centre at (m + 1/2) * stride; the unshifted patch has it at patch_size / 2.
     shifts = (stride * (2 * jnp.arange(n) + 1) - patch_size) // 2
     border = (patch_size - stride + 1) // 2
     if min(height, width) < window + 2 * border:

@@ -1,7 +1,7 @@
 """Clustering by fast search and find of density peaks (Rodriguez & Laio, Science 2014).
 
-SCE-MAE (CVPR 2024, section 3.2) stands for the inattentive tokens of an image by the centres found here. A
-centre is a token that is dense and far from every denser token.
+SCE-MAE (CVPR 2024, section 3.2) replaces the inattentive tokens of an image by the centres found here. A centre is a
+token with a high density that is far from every denser token.
 """
 
 from collections.abc import Callable
@@ -13,16 +13,16 @@ from jaxtyping import Array, Bool, Float, Int
 
 Density = Literal["log", "scaled", "knn"]
 DENSITY: Density = "knn"
-"""The default, here and in the config."""
+"""The default form of the density, here and in the config."""
 
 Rows = Int[Array, " r"] | slice
 """Some of the tokens."""
 
 UNTILED = 1024
-"""So many tokens are taken at once: a batch of distances of more would fill the memory."""
+"""The most tokens whose distances are computed at once; more would fill the memory."""
 TILE = 128
 IMAGES_IN_CACHE = 8
-"""That are clustered at a time on a CPU: the distances of 8 x 130 tokens take half a megabyte."""
+"""Images that are clustered at a time on a CPU: the distances of 8 x 130 tokens take half a megabyte."""
 
 
 class DensityPeaks(NamedTuple):
@@ -34,8 +34,8 @@ class DensityPeaks(NamedTuple):
       density: log rho, the natural logarithm of the density: rho itself underflows. -inf for invalid tokens.
       delta: distance to the nearest token of higher density; for the densest token, its distance to the
         farthest one. 0 for invalid tokens.
-      score: log rho + log delta. A token that repeats a denser one (delta = 0) has the lowest finite float
-        and so comes after every other token; the invalid ones come last, with -inf.
+      score: log rho + log delta. A duplicate of a denser token (delta = 0) has the lowest finite float, so that it
+        comes after every other valid token; invalid ones come last, with -inf.
     """
 
     centers: Int[Array, " k"]
@@ -59,28 +59,27 @@ def density_peaks(
     The forms of the density, with sums and means over valid tokens j:
 
     * `"log"`: log rho_i = -sum_j ||t_i - t_j||^2, as SCE-MAE prints it (with the sign a density must have).
-      The sum is so large at ViT widths that it decides alone, and it falls with the distance to the mean
-      token: the centres are the tokens nearest to the mean.
-    * `"scaled"`: log rho_i = -mean_j ||t_i - t_j||^2 / d. Highest at the mean token too, but delta
-      has a say.
+      At ViT widths the sum is so large that delta does not matter. It falls with the distance to the mean token, so
+      that the centres are the tokens nearest to the mean.
+    * `"scaled"`: log rho_i = -mean_j ||t_i - t_j||^2 / d. Highest at the mean token too, but delta matters.
     * `"knn"`: log rho_i = -mean ||t_i - t_j||^2 / d over the `neighbours` nearest other tokens (DPC-kNN,
-      Du et al. 2016). The only local one, hence the only one to see several clusters as several peaks: the
+      Du et al. 2016). The only local form, hence the only one that sees several clusters as several peaks. The
       default.
 
-    Tokens of equal density are ordered by index, the lower one counting as denser, so exactly one valid token
-    has no denser one. Every token belongs to its nearest centre, and a centre to itself.
+    Of tokens with equal density the one with the lower index counts as denser, so that exactly one valid token has no
+    denser one. Every token belongs to its nearest centre, and a centre to itself.
 
     Args:
       tokens: one image's tokens.
       num_clusters: `k`, how many centres to find.
-      valid: which tokens take part; all by default. The others never become centres and never change the
-        result for the rest, whatever they hold; they too are assigned to their nearest centre. Where fewer
-        than `k` tokens are valid, the best centre fills the surplus places and the surplus clusters are
-        empty. With no valid token the result has no meaning (but indices stay in range).
+      valid: which tokens take part; all by default. The others never become centres and never change the result for
+        the rest, but are assigned to their nearest centre. If fewer than `k` tokens are valid, the best centre fills
+        the remaining places, and the remaining clusters are empty. Without a valid token the result has no meaning
+        (but indices stay in range).
       density: the form of the density, see above.
-      neighbours: how many neighbours `"knn"` looks at; fewer where there are fewer.
-      tile: how many tokens have their distances to all others in memory at a time, the distances being computed
-        twice; None takes all at once up to 1024 tokens, and 128 beyond. The result is the same.
+      neighbours: how many neighbours `"knn"` looks at, or all if there are fewer.
+      tile: how many tokens have their distances to all others in memory at a time; distances are then computed twice.
+        None: all tokens up to 1024, otherwise 128. The result is the same.
 
     Raises:
       ValueError: `num_clusters` is not within 1..n, `neighbours` or `tile` is below 1, or `density` is unknown.
@@ -134,7 +133,7 @@ def density_peaks_of_images(
 ) -> DensityPeaks:
     """`density_peaks` of the tokens of each image, all valid; every field has the images' axis first.
 
-    On a CPU a few images are clustered at a time, whose distances stay in its cache.
+    On a CPU a few images are clustered at a time, so that their distances stay in its cache.
     """
 
     def one(tokens: Float[Array, "n d"]) -> DensityPeaks:
@@ -157,7 +156,7 @@ def _in_tiles(form: Callable[[Rows], Array], n: int, tile: int | None) -> Float[
 
 
 def _centred(tokens: Float[Array, "n d"], valid: Bool[Array, " n"]) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
-    """Tokens less their mean, in float32 or better, and their squared norms."""
+    """Tokens minus their mean, in float32 or better, and their squared norms."""
     tokens = tokens.astype(jnp.promote_types(tokens.dtype, jnp.float32))
     mean = jnp.sum(tokens, axis=0, where=valid[:, None]) / jnp.maximum(jnp.sum(valid), 1)
     tokens = tokens - mean
@@ -167,8 +166,8 @@ def _centred(tokens: Float[Array, "n d"], valid: Bool[Array, " n"]) -> tuple[Flo
 def _squared_distances(tokens: Float[Array, "n d"], norms: Float[Array, " n"], rows: Rows) -> Float[Array, "r n"]:
     """Squared Euclidean distances of some tokens to all of them, by one matrix product.
 
-    `|a|^2 + |b|^2 - 2ab` cancels where tokens lie close together but far from the origin, so they are centred
-    first; what is left below the rounding error is 0, so that duplicates have no distance.
+    `|a|^2 + |b|^2 - 2ab` loses precision if tokens lie close together but far from the origin, so they are centred
+    first. What is below the rounding error becomes 0, so that duplicates have the distance 0.
     """
     product = jnp.matmul(tokens[rows], tokens.T, precision=jax.lax.Precision.HIGHEST)
     sums = norms[rows, None] + norms
@@ -179,9 +178,9 @@ def _squared_distances(tokens: Float[Array, "n d"], norms: Float[Array, " n"], r
 def _mean_of_lowest(values: Float[Array, "r n"], count: int) -> Float[Array, " r"]:
     """Mean of the `count` lowest finite numbers of each row, or of as many as there are.
 
-    One minimum after the other, with as many as there are of each: for a few that costs less than a sort.
+    It takes one minimum after the other, with its duplicates; for a few minima that costs less than a sort.
     """
-    values = jax.lax.optimization_barrier(values)  # not computed anew in each pass
+    values = jax.lax.optimization_barrier(values)  # not computed again in each pass
     lowest, total, found = -jnp.inf, *jnp.zeros((2, len(values)), values.dtype)
     for _ in range(min(count, values.shape[1])):
         lowest = jnp.min(values, axis=1, keepdims=True, where=values > lowest, initial=jnp.inf)

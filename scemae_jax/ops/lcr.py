@@ -17,12 +17,12 @@ def lcr_loss(
     valid: Bool[Array, " t"] | None = None,
     locality: bool = True,
 ) -> Float[Array, ""]:
-    """Pushes apart the features of tokens of one image that are alike though far apart.
+    """Pushes apart the features of tokens of one image that are similar but far from each other.
 
         p(j|i) = softmax_j( <f_i, f_j> / temperature )       over all tokens j, i included
         L      = mean_i sum_j log(|pos_i - pos_j| + 1) * lambda_ij * p(j|i)
 
-    Beware: features that encode their position and nothing else make it small.
+    Beware: features that encode nothing but their position make it small.
 
     Args:
       features: projected features of the attentive tokens and the cluster centres of one image.
@@ -62,9 +62,8 @@ def lcr_loss_across(
     """`lcr_loss` between the tokens of two crops of one image: i in one, j in the other, averaged over both
     directions.
 
-    Not in the paper. A token's position code is that of its place in its own crop, so encoding position alone
-    does not make this loss small. Positions of both crops are in one frame, the image's: grid units, any real
-    number.
+    Not in the paper. A token's position code is that of its own crop, so that features which encode position alone do
+    not make this loss small. Positions of both crops are in the frame of the image: grid units, any real number.
 
     Other arguments, result and errors as in `lcr_loss`.
     """
@@ -79,7 +78,7 @@ Side = tuple[Float[Array, "t d"], Float[Array, "t 2"], Bool[Array, " t"], Bool[A
 
 
 def _side(features: Array, positions: Array, attentive: Array, valid: Array | None) -> Side:
-    """One set of tokens: features, positions, attentive, valid; zeros where invalid, against NaN."""
+    """One set of tokens: features, positions, attentive, valid. Invalid tokens are set to zero, against NaN."""
     valid = jnp.ones(len(features), bool) if valid is None else valid
     features = features.astype(jnp.promote_types(features.dtype, jnp.float32))
     features = jnp.where(valid[:, None], features, 0)

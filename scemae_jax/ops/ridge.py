@@ -1,4 +1,4 @@
-"""Ridge regression whose penalty knows how features vary: for few annotations beside many unlabelled images."""
+"""Ridge regression with a penalty that follows how features vary: for few annotations and many unlabelled images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 _NEGLIGIBLE = 1e-6
-"""Directions of less variance than this share of the largest are left out: float32 does not know them."""
+"""Directions with less than this share of the largest variance are left out: they are float32's rounding error."""
 
 
 class Linear(NamedTuple):
@@ -29,7 +29,7 @@ def ridge(
     exponent: float | Float[Array, ""],
     strength: float | Float[Array, ""],
 ) -> Linear:
-    """Linear regression in the directions in which unlabelled features vary, those of much variance preferred.
+    """Linear regression in the directions in which unlabelled features vary; it prefers directions of large variance.
 
     With S the covariance of `unlabelled`, v its eigenvalues and z the features along its eigenvectors times v^exponent,
     the regression on z minimises
@@ -37,13 +37,13 @@ def ridge(
         mean_n |target_n - W (z_n - mean z) - mean target|^2 + strength * sum(v^(1 + 2 exponent)) * |W|^2.
 
     The second sum is the mean squared length of the scaled unlabelled features, so that `strength` has no unit. An
-    exponent of 0 is ordinary ridge regression. A positive one expects the targets to follow what makes features vary
-    most: with a few images for thousands of dimensions the data cannot say it.
+    exponent of 0 is ordinary ridge regression. A positive one assumes that the targets follow what makes features vary
+    most; a few images cannot tell this for thousands of dimensions.
 
     Args:
       features: annotated, any number of them.
       targets: what they are to predict.
-      unlabelled: at least two; what varies in none of them is left out.
+      unlabelled: at least two; directions in which none of them varies are left out.
       exponent: of the eigenvalues.
       strength: of the penalty.
     """
@@ -53,7 +53,7 @@ def ridge(
     known = variances > _NEGLIGIBLE * variances[-1]
     variances = jnp.where(known, variances, 1.0)
     scales = jnp.where(known, variances**exponent, 0.0)
-    # The Gram matrix has the covariance's eigenvalues; its eigenvectors give the directions in feature space.
+    # The Gram matrix has the eigenvalues of the covariance; its eigenvectors give the directions in feature space.
     along = vectors * (scales / jnp.sqrt(variances * len(unlabelled)))
     directions = jnp.matmul(spread.T, along, precision=_HIGHEST)  # [d, m]
     penalty = strength * jnp.sum(jnp.where(known, scales**2 * variances, 0.0))

@@ -11,7 +11,7 @@ def soft_argmax(heatmaps: Float[Array, "*batch h w"], gain: float) -> Float[Arra
 
     Args:
       heatmaps: any real values, h and w at least 2.
-      gain: sharpness of the softmax; the larger, the nearer to the argmax.
+      gain: sharpness of the softmax; a large gain approaches the argmax.
 
     Returns:
       (x, y), normalised: pixel centres lie at 2x / (w - 1) - 1, hence the outer ones at -1 and 1.

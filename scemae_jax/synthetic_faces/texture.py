@@ -11,21 +11,10 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from scemae_jax.faces.parts import DRAWN
 from scemae_jax.synthetic_faces.anatomy import BROWS, EYES, Expression, Head, Identity, smooth_curve
 
-PARTS = (
-    "background",
-    "skin",
-    "brows",
-    "eyes",
-    "nose",
-    "lips",
-    "inner_mouth",
-    "hair",
-    "neck",
-    "clothing",
-    "glasses",
-)
+PARTS = DRAWN.names
 """Names of the classes in a part mask, by value."""
 BACKGROUND, SKIN, BROW, EYE, NOSE, LIPS, INNER_MOUTH, HAIR, NECK, CLOTHING, GLASSES = range(len(PARTS))
 

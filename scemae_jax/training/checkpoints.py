@@ -16,13 +16,13 @@ class Checkpoints:
     """The checkpoints of one stage; saves asynchronously, keeps the newest two."""
 
     def __init__(self, directory: Path, mesh: Mesh | None = None):
-        """`mesh` is where the state lives (without one: on this process's devices); its processes write together."""
+        """The state lives on `mesh`, or on this process's devices without one; the mesh's processes write together."""
         self._manager = _manager(directory, mesh, max_to_keep=2, cleanup_tmp_directories=True)
-        # Of several processes' runs Orbax takes arrays that all of them have part in, or plain ones.
+        # With several processes Orbax takes arrays that are spread over all of them, or plain ones.
         self._copy = np.array if len(_processes(mesh)) < jax.process_count() else jnp.copy
 
     def save(self, step: int, state: Any, data_position: dict[str, Any]) -> None:
-        """Starts to write; returns when the state may be changed again."""
+        """Starts to write, and returns as soon as the state may change again."""
         # The step donates the state's buffers, and on a CPU the write reads them in place: give it its own copy.
         snapshot = jax.tree.map(self._copy, state)
         self._manager.save(
@@ -52,7 +52,7 @@ class Checkpoints:
 
 
 class NoCheckpoints:
-    """In the place of `Checkpoints` where nothing is to be written."""
+    """Stands in for `Checkpoints` if nothing is to be written."""
 
     def save(self, step: int, state: Any, data_position: dict[str, Any]) -> None: ...
 
@@ -71,7 +71,7 @@ def _processes(mesh: Mesh | None) -> set[int]:
 def _manager(
     directory: Path, mesh: Mesh | None, state: Any = ocp.StandardCheckpointHandler, **options: Any
 ) -> ocp.CheckpointManager:
-    """`state` is the handler of the state: the standard one restores it whole, that of PyTrees parts of it."""
+    """`state` is the handler of the state: the standard one restores all of it, the PyTree one parts of it."""
     processes = _processes(mesh)
     directory.mkdir(parents=True, exist_ok=True)
     among = ocp.options.MultiprocessingOptions()
@@ -88,7 +88,7 @@ def _manager(
 
 
 def newest_step(directory: Path) -> int | None:
-    """Step of the newest complete checkpoint in a directory; None where there is none."""
+    """Step of the newest complete checkpoint in a directory; None if there is none."""
     if not directory.is_dir():
         return None
     with _manager(directory, None) as manager:
@@ -96,7 +96,7 @@ def newest_step(directory: Path) -> int | None:
 
 
 def restore_part(directory: Path, step: int, part: str) -> Any:
-    """One part of a checkpoint's state, "params" or "state", on this process's first device; nothing else is read."""
+    """Reads only one part of a checkpoint's state, "params" or "state", onto this process's first device."""
     here = SingleDeviceSharding(jax.local_devices()[0])
     with _manager(directory, None, ocp.PyTreeCheckpointHandler) as manager:
         written = cast(Any, manager.item_metadata(step))["state"].tree[part]

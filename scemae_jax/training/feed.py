@@ -1,23 +1,26 @@
-"""What a training step reads: batches from the host, or images that stay on the devices and the host only numbers."""
+"""What a training step reads: batches from the host, or examples that stay on the devices and the host only numbers.
+
+`keep` decides where decoded examples are kept; `Kept.batches` gives an input of them, in an order that is the same
+wherever that is. Several inputs may read what was kept once.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import psutil
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Int, Int32, UInt8
+from jaxtyping import Array, Int, Int32
 
 from scemae_jax.data import pipeline
-from scemae_jax.data.pipeline import Batches, ExampleSource
-from scemae_jax.data.sources import ImagesOnDisk, in_memory
+from scemae_jax.data.pipeline import Batches, ExampleSource, in_memory
 from scemae_jax.training import processes, sharding
 
 DEVICE_SHARE, HOST_SHARE = 0.4, 0.5
@@ -61,8 +64,57 @@ class Input:
         return sharding.shard_batch(mesh, batch, stacked=len(batches) > 1)
 
 
+class Layout(NamedTuple):
+    """How values of one kind, one of each example, lie on devices: each value is a row of words."""
+
+    shape: tuple[int, ...]
+    """Of a value."""
+    dtype: Any
+    """Of one byte, or else the numbers are held in 32 bits."""
+
+    @property
+    def words(self) -> int:
+        """Words that a value fills."""
+        size = math.prod(self.shape)
+        return -(-size // 4) if np.dtype(self.dtype).itemsize == 1 else size
+
+    @property
+    def row(self) -> int:
+        """Words of its row: whole lines of a TPU's memory."""
+        return -(-self.words // LANES) * LANES
+
+    @property
+    def _held(self) -> Any:
+        """The type of 32 bits, of numbers that are not bytes."""
+        return np.float32 if np.issubdtype(self.dtype, np.floating) else np.int32
+
+    def pack(self, values: np.ndarray, rows: Int32[np.ndarray, "n row"]) -> None:
+        """Writes values to rows that hold zeros.
+
+        The bytes of a word, lowest first, are of the four quarters of a value: a TPU unpacks neighbours slowly.
+        """
+        flat = values.reshape(len(values), -1)
+        if np.dtype(self.dtype).itemsize > 1:
+            rows[:, : self.words] = flat.astype(self._held).view(np.int32)
+            return
+        flat = flat.view(np.uint8)
+        if missing := 4 * self.words - flat.shape[1]:
+            flat = np.pad(flat, ((0, 0), (0, missing)))
+        quarters = flat.reshape(len(flat), 4, self.words)
+        rows.view(np.uint8).reshape(len(rows), -1, 4)[:, : self.words] = quarters.transpose(0, 2, 1)
+
+    def unpack(self, rows: Int32[Array, "n row"]) -> Array:
+        """The values of rows; traced."""
+        words = rows[:, : self.words]
+        if np.dtype(self.dtype).itemsize > 1:
+            return jax.lax.bitcast_convert_type(words, self._held).reshape(-1, *self.shape)
+        quarters = (words[:, None] >> jnp.arange(0, 32, 8)[:, None]) & 0xFF
+        flat = quarters.astype(jnp.uint8).reshape(len(rows), -1)[:, : math.prod(self.shape)]
+        return flat.reshape(-1, *self.shape).astype(self.dtype)
+
+
 def choose_cache(asked: str, nbytes: int, mesh: Mesh) -> str:
-    """Where `nbytes` of decoded images are kept: as asked, or ("auto") where they fit, devices first; says where."""
+    """Where `nbytes` of decoded examples are kept: as asked, or ("auto") where they fit, devices first; says where."""
     if asked != "auto":
         return asked
     statistics = mesh.local_devices[0].memory_stats()
@@ -81,139 +133,122 @@ def choose_cache(asked: str, nbytes: int, mesh: Mesh) -> str:
     return chosen
 
 
-def open_input(
-    images: Sequence[ImagesOnDisk],
-    weights: Sequence[float],
-    *,
-    cache: str,
-    batch_size: int,
-    seed: int,
-    mesh: Mesh,
-    workers: int = 0,
-) -> Input:
-    """Batches of unlabelled images, kept where `choose_cache` says; their order is the same wherever that is.
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """Examples where training reads them."""
+
+    mesh: Mesh
+    sources: Sequence[ExampleSource]
+    layouts: Mapping[str, Layout]
+    held: dict[str, Int32[Array, "n row"]] | None = None
+    """The examples, where they are on the devices."""
+
+    def batches(self, weights: Sequence[float], *, batch_size: int, seed: int, workers: int = 0) -> Input:
+        """An input of them.
+
+        Args:
+          weights: share of each source in the stream.
+          batch_size: over all processes.
+          seed: of the order.
+          workers: processes that decode what is kept nowhere; 0: threads.
+
+        Raises:
+          ValueError: the batch does not divide over the processes.
+        """
+        if self.held is None:
+            part, parts = sharding.process_part(self.mesh)
+            in_order = pipeline.training_batches(
+                self.sources, weights=weights, batch_size=batch_size, seed=seed, part=part, parts=parts, workers=workers
+            )
+            return Input(batches=in_order, batch_size=batch_size)
+        sizes = [len(source) for source in self.sources]
+        return Input(
+            batches=Batches(pipeline.index_batches(sizes, weights=weights, batch_size=batch_size, seed=seed)),
+            batch_size=batch_size,
+            resident=self.held,
+            read=partial(read_held, self.mesh, self.layouts),
+            replicated=True,
+        )
+
+
+def keep(sources: Sequence[ExampleSource], *, cache: str, mesh: Mesh) -> Kept:
+    """Decodes examples once and keeps them where `choose_cache` says, or leaves them where they are ("none").
 
     Raises:
-      ValueError: a set of images is empty, or the batch does not divide over the processes.
+      ValueError: a source is empty, or their examples differ in kind or shape.
     """
-    nbytes = sum(len(source) * source[0]["image"].nbytes for source in images if len(source))
-    where = choose_cache(cache, nbytes, mesh)
-    if where == "device":
-        return on_devices(images, weights, batch_size=batch_size, seed=seed, mesh=mesh)
-    sources = [in_memory(source) for source in images] if where == "host" else images
-    # What is in memory needs no other process to decode it.
-    workers = workers if where == "none" else 0
-    return from_host(sources, weights, batch_size=batch_size, seed=seed, mesh=mesh, workers=workers)
-
-
-def from_host(
-    sources: Sequence[ExampleSource],
-    weights: Sequence[float],
-    *,
-    batch_size: int,
-    seed: int,
-    mesh: Mesh,
-    workers: int = 0,
-) -> Input:
-    """Examples are loaded by the host, each process loading the rows of its devices.
-
-    Raises:
-      ValueError: as `pipeline.training_batches`.
-    """
-    part, parts = sharding.process_part(mesh)
-    batches = pipeline.training_batches(
-        sources, weights=weights, batch_size=batch_size, seed=seed, part=part, parts=parts, workers=workers
+    pipeline.check_sizes([len(source) for source in sources])
+    layouts, *others = (
+        {name: Layout(np.shape(value), np.asarray(value).dtype) for name, value in source[0].items()}
+        for source in sources
     )
-    return Input(batches=batches, batch_size=batch_size)
+    for other in others:
+        if other != layouts:
+            raise ValueError(f"sources that are mixed differ: {layouts} and {other}; leave out the fields that do")
+    example = sum(math.prod(layout.shape) * np.dtype(layout.dtype).itemsize for layout in layouts.values())
+    where = choose_cache(cache, sum(map(len, sources)) * example, mesh)
+    if where == "host":
+        sources = [in_memory(source) for source in sources]
+    return Kept(mesh, sources, layouts, _hold(mesh, sources, layouts) if where == "device" else None)
 
 
-def on_devices(
-    sources: Sequence[ExampleSource], weights: Sequence[float], *, batch_size: int, seed: int, mesh: Mesh
-) -> Input:
-    """Images stay on the devices, divided over them; the host hands over their numbers, and steps read them.
-
-    The order is that of `from_host`: training is the same. The bytes of an image are a multiple of four.
-
-    Raises:
-      ValueError: a source is empty.
-    """
-    order = pipeline.index_batches([len(s) for s in sources], weights=weights, batch_size=batch_size, seed=seed)
-    return Input(
-        batches=Batches(order),
-        batch_size=batch_size,
-        resident=_hold(mesh, sources),
-        read=partial(read_images, mesh, np.shape(sources[0][0]["image"])),
-        replicated=True,
-    )
-
-
-def _hold(mesh: Mesh, sources: Sequence[ExampleSource]) -> Int32[Array, "n w"]:
-    """All images of the sources, divided over the devices; each process loads those of its own."""
-    count = sum(len(source) for source in sources)
-    image = np.shape(sources[0][0]["image"])
-    shape = held_shape(mesh, count, image)
-
-    def load_rows(index: tuple[slice, ...] | None) -> Int32[np.ndarray, "r w"]:
-        assert index is not None
-        first, last, _ = index[0].indices(shape[0])
-        if last <= count:
-            return _pack(pipeline.load_range(sources, first, last)["image"])
-        images = np.zeros((last - first, *image), np.uint8)  # padded, so that every device holds as many
-        if first < count:
-            images[: count - first] = pipeline.load_range(sources, first, count)["image"]
-        return _pack(images)
-
-    return jax.make_array_from_callback(shape, NamedSharding(mesh, sharding.BATCH), load_rows)
-
-
-def held_shape(mesh: Mesh, count: int, image: Sequence[int]) -> tuple[int, int]:
-    """Shape of the int32 array that holds `count` images: a row for each, and as many rows on every device.
+def held_shape(mesh: Mesh, count: int, layout: Layout) -> tuple[int, int]:
+    """Shape of the int32 array that holds `count` values: a row for each, and as many rows on every device.
 
     To take a few images out by their numbers, a TPU lays out all of them anew, at every step, unless each is one row of
     words, and the rows are whole lines of its memory.
     """
-    return -(-count // mesh.size) * mesh.size, -(-math.prod(image) // 4 // LANES) * LANES
+    return -(-count // mesh.size) * mesh.size, layout.row
 
 
-def _pack(images: UInt8[np.ndarray, "n h w c"]) -> Int32[np.ndarray, "n words"]:
-    """Words whose bytes, lowest first, are of the image's four quarters: a TPU unpacks neighbours slowly.
+def _hold(mesh: Mesh, sources: Sequence[ExampleSource], layouts: Mapping[str, Layout]) -> dict[str, Array]:
+    """All examples, divided over the devices; each process loads those of its own devices, one device's at a time."""
+    count = sum(len(source) for source in sources)
+    shapes = {name: held_shape(mesh, count, layout) for name, layout in layouts.items()}
+    divided, rows = NamedSharding(mesh, sharding.BATCH), next(iter(shapes.values()))[0]
+    shards: dict[str, list[Array]] = {name: [] for name in layouts}
+    for device, index in divided.addressable_devices_indices_map((rows,)).items():
+        assert index is not None
+        first, last, _ = index[0].indices(rows)
+        own = {name: np.zeros((last - first, layout.row), np.int32) for name, layout in layouts.items()}
 
-    Zeros fill the last line.
-    """
-    quarters = images.reshape(len(images), 4, -1)
-    words = quarters.shape[2]
-    packed = np.zeros((len(images), -(-words // LANES) * LANES, 4), np.uint8)
-    packed[:, :words] = quarters.transpose(0, 2, 1)
-    return packed.view(np.int32)[..., 0]
+        def store(part: slice, examples: dict[str, np.ndarray], own: dict[str, np.ndarray] = own) -> None:
+            for name, layout in layouts.items():
+                layout.pack(examples[name], own[name][part])
+
+        pipeline.load_range(sources, first, min(last, count), store)  # zeros fill what the last devices have left
+        for name, values in own.items():
+            shards[name].append(jax.device_put(values, device))
+    return {
+        name: jax.make_array_from_single_device_arrays(shapes[name], divided, shards[name]) for name in layouts
+    }  # fmt: skip
 
 
-def _unpack(words: Int32[Array, "b words"], image: Sequence[int]) -> UInt8[Array, "b h w c"]:
-    quarters = (words[:, None, : math.prod(image) // 4] >> jnp.arange(0, 32, 8)[:, None]) & 0xFF
-    return quarters.astype(jnp.uint8).reshape(-1, *image)
-
-
-def read_images(
-    mesh: Mesh, image: Sequence[int], held: Int32[Array, "n w"], batch: dict[str, Array]
+def read_held(
+    mesh: Mesh, layouts: Mapping[str, Layout], held: dict[str, Int32[Array, "n row"]], batch: dict[str, Array]
 ) -> dict[str, Array]:
-    """The images (of the shape `image`) of the numbers in a batch, divided over the devices like any batch.
+    """The examples of the numbers in a batch, divided over the devices like any batch; traced.
 
     Each device takes out those it holds, and a sum over all, of which each keeps its own rows, brings them together.
     """
     numbers = batch["number"]
     if mesh.size == 1:
-        return {"image": _unpack(held[numbers], image)}
+        return {name: layout.unpack(held[name][numbers]) for name, layout in layouts.items()}
     if numbers.shape[0] % mesh.size:
         raise ValueError(
             f"batch_size {numbers.shape[0]} does not divide over {mesh.size} devices: make it a multiple of {mesh.size}"
         )
 
-    def of_one_device(held: Int32[Array, "m w"], numbers: Int[Array, "b"]) -> UInt8[Array, "b/d h w c"]:
-        rows = numbers - jax.lax.axis_index(mesh.axis_names) * len(held)
-        here = (rows >= 0) & (rows < len(held))
-        found = jnp.where(here[:, None], held[jnp.where(here, rows, 0)], 0)
-        return _unpack(cast(Array, jax.lax.psum_scatter(found, mesh.axis_names, tiled=True)), image)
+    def of_one_device(held: dict[str, Int32[Array, "m row"]], numbers: Int[Array, "b"]) -> dict[str, Array]:
+        taken = {}
+        for name, layout in layouts.items():
+            rows = numbers - jax.lax.axis_index(mesh.axis_names) * len(held[name])
+            here = (rows >= 0) & (rows < len(held[name]))
+            found = jnp.where(here[:, None], held[name][jnp.where(here, rows, 0)], 0)
+            taken[name] = layout.unpack(cast(Array, jax.lax.psum_scatter(found, mesh.axis_names, tiled=True)))
+        return taken
 
     exchange = jax.shard_map(
         of_one_device, mesh=mesh, in_specs=(sharding.BATCH, PartitionSpec()), out_specs=sharding.BATCH
     )
-    return {"image": exchange(held, numbers)}
+    return exchange(held, numbers)

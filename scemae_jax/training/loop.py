@@ -1,8 +1,10 @@
-"""One loop for whatever trains: the masked autoencoder, the projector, the landmark head."""
+"""The training loop of all stages: masked autoencoder, projector, landmark heads."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -23,22 +25,22 @@ from scemae_jax.training.feed import Input
 
 
 class Fixed(NamedTuple):
-    """What a loss reads and no gradient reaches."""
+    """What a loss reads but no gradient changes."""
 
     constants: Any
-    """Nothing changes these: a frozen backbone, say."""
+    """Never changed, for example a frozen backbone."""
     state: Any
     """Changed after each step by `Task.next_state`: prototypes, an average of the weights."""
 
 
 Batch = Mapping[str, dict[str, Array]]
-"""By the input's name, what a step reads from it."""
+"""What a step reads from each input, by its name."""
 LossFn = Callable[[Any, Fixed, Batch, Array], tuple[Array, dict[str, Any]]]
 NextState = Callable[[Any, Any, dict[str, Any]], Any]
 
 
 def same_state(state: Any, params: Any, outputs: dict[str, Any]) -> Any:
-    """The `next_state` of a task whose state does not change, or that has none."""
+    """The `next_state` of a task without state, or whose state does not change."""
     return state
 
 
@@ -53,7 +55,7 @@ class TrainState:
     step: Int[Array, ""]
     params: Any
     state: Any
-    """What no gradient reaches (`Task.state`)."""
+    """State without gradient (`Task.state`)."""
     opt_state: Any
     key: UInt32[Array, "..."]
     """Data of the run's random key; step n uses it folded with n."""
@@ -64,21 +66,21 @@ class Task:
     """What to train, and for how long."""
 
     name: str
-    """Of the stage: names its checkpoints and its rows of metrics."""
+    """The stage's name, also of its checkpoints and its rows of metrics."""
     loss: LossFn
     """(params, fixed, batch, key) -> (loss, outputs); traced once."""
     outputs: tuple[str, ...]
-    """Those outputs of the loss that are scalars to average into the metrics.
+    """Outputs of the loss that are averaged into the metrics; they must be scalars.
 
-    `next_state` sees all outputs. Where a batch is computed in parts (`accumulate`), it sees their mean over the parts,
-    so let them be means, too.
+    `next_state` sees all outputs. If a batch is computed in parts (`accumulate`), it sees their mean over the parts, so
+    outputs should be means themselves.
     """
     params: Any
     """Initial parameters."""
     constants: Any
-    """Arrays the loss reads and nothing changes: a frozen backbone, say."""
+    """Arrays that the loss reads and nothing changes, for example a frozen backbone."""
     inputs: Mapping[str, Input]
-    """Where the batches come from, by the names that the loss has for them."""
+    """Where the batches come from, by the names that the loss uses."""
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     steps: int
@@ -87,11 +89,11 @@ class Task:
     seed: int
     accumulate: int = 1
     """Parts of a batch that are computed one after the other, their gradients averaged: for batches too large for the
-    devices' memory. Each part draws random numbers of its own."""
+    devices' memory. Each part draws its own random numbers."""
     steps_per_dispatch: int = 1
-    """Steps that the devices take for each word of the host: for networks so small that the host is too slow."""
+    """Steps that the devices take for each call from the host: more than one helps small networks."""
     state: Any = dataclasses.field(default_factory=dict)
-    """Initial state that no gradient reaches; saved, restored and divided over the devices like parameters."""
+    """Initial state without gradient; saved, restored and divided over the devices like parameters."""
     next_state: NextState = same_state
     """(state, parameters after the step, outputs of the loss) -> state; traced."""
 
@@ -101,60 +103,107 @@ class Task:
         return sum(source.batch_size for source in self.inputs.values())
 
 
-def make_step(task: Task, mesh: Mesh, rules: sharding.Rules = ()) -> Callable:
-    """The training step (state, metrics, constants, resident, batch) -> (state, metrics), to be jitted.
+class _Program(NamedTuple):
+    """What a step is traced from, apart from shapes: two tasks that share all of it share a compiled step."""
 
-    `resident` and `batch` are by the input's name.
+    loss: LossFn
+    outputs: tuple[str, ...]
+    optimizer: optax.GradientTransformation
+    next_state: NextState
+    reads: tuple[tuple[str, Callable], ...]
+    accumulate: int
+    mesh: Mesh
+    rules: sharding.Rules
 
-    Of several steps' batches, stacked, if the task takes several steps for each dispatch.
-    """
-    gathered = gathered_metrics(task)
-
-    def step(state: TrainState, seen: Any, constants: Any, resident: Any, batch: Any) -> tuple[TrainState, Any]:
+    def step(self, state: TrainState, seen: Any, constants: Any, resident: Any, batch: Any) -> tuple[TrainState, Any]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        batch = {name: source.read(resident[name], batch[name]) for name, source in task.inputs.items()}
-        fixed = Fixed(constants, state.state)
-        (loss, outputs), gradients = _gradients(task, state.params, fixed, batch, key)
-        gradients = jax.lax.with_sharding_constraint(gradients, sharding.by_rules(mesh, gradients, rules))
+        batch = {name: read(resident[name], batch[name]) for name, read in self.reads}
+        (loss, outputs), gradients = self.gradients(state.params, Fixed(constants, state.state), batch, key)
+        gradients = jax.lax.with_sharding_constraint(gradients, sharding.by_rules(self.mesh, gradients, self.rules))
         norm = optax.global_norm(gradients)
-        updates, opt_state = task.optimizer.update(gradients, state.opt_state, state.params)
+        updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        carried = task.next_state(state.state, params, outputs)
+        carried = self.next_state(state.state, params, outputs)
         seen = seen.merge(
-            gathered.single_from_model_output(
+            seen.single_from_model_output(
                 loss=loss,
                 gradient_norm=norm,
                 step=state.step + 1,
                 finite=jnp.isfinite(loss + norm),
-                **{name: outputs[name] for name in task.outputs},
+                **{name: outputs[name] for name in self.outputs},
             )
         )
         return TrainState(state.step + 1, params, carried, opt_state, state.key), seen
 
-    return step
+    def gradients(self, params: Any, fixed: Fixed, batch: Any, key: Array) -> Any:
+        """((loss, outputs), gradients), averaged over the parts of the batch."""
+        value_and_grad, count = jax.value_and_grad(self.loss, has_aux=True), self.accumulate
+        if count == 1:
+            return value_and_grad(params, fixed, batch, key)
+        # Every count-th row makes a part, so that each device finds its rows of every part among its own.
+        parts = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(len(x) // count, count, *x.shape[1:]), 1, 0), batch)
+        first = jax.tree.map(lambda x: x[0], parts)
+        zeros = jax.tree.map(
+            lambda shape: jnp.zeros(shape.shape, shape.dtype), jax.eval_shape(value_and_grad, params, fixed, first, key)
+        )
+
+        def add(total: Any, numbered: tuple[Array, Any]) -> tuple[Any, None]:
+            number, part = numbered
+            found = value_and_grad(params, fixed, part, jax.random.fold_in(key, number))
+            return jax.tree.map(jnp.add, total, found), None
+
+        total, _ = jax.lax.scan(add, zeros, (jnp.arange(count), parts))
+        return jax.tree.map(lambda x: x / count, total)
 
 
 def compile_step(task: Task, mesh: Mesh, rules: sharding.Rules = (), *, steps: int = 1) -> Callable:
-    """`make_step`, jitted; donates state and metrics. With `steps` above 1 it takes that many, of stacked batches."""
-    step = make_step(task, mesh, rules)
+    """The training step (state, metrics, constants, resident, batch) -> (state, metrics), jitted.
 
+    `resident` and `batch` are by the input's name; state and metrics are donated. With `steps` above 1 it takes that
+    many, of stacked batches. Tasks of the same functions, such as many small heads, share what is compiled.
+    """
+    program = _Program(
+        task.loss,
+        task.outputs,
+        task.optimizer,
+        task.next_state,
+        tuple((name, source.read) for name, source in task.inputs.items()),
+        task.accumulate,
+        mesh,
+        tuple((pattern, tuple(axes)) for pattern, axes in rules),
+    )
+    shapes = jax.eval_shape(lambda: initial_state(task))
+    shardings, structure = jax.tree.flatten(sharding.by_rules(mesh, shapes, rules))
+    return _compiled(program, steps, tuple(shardings), structure)
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(program: _Program, steps: int, shardings: tuple, structure: Any) -> Callable:
     def several(state: TrainState, seen: Any, constants: Any, resident: Any, batches: Any) -> tuple[TrainState, Any]:
         def one(carry: tuple[TrainState, Any], batch: Any) -> tuple[tuple[TrainState, Any], None]:
-            return step(*carry, constants, resident, batch), None
+            return program.step(*carry, constants, resident, batch), None
 
         return jax.lax.scan(one, (state, seen), batches)[0]
 
-    shapes = jax.eval_shape(lambda: initial_state(task))
     return jax.jit(
-        step if steps == 1 else several,
+        program.step if steps == 1 else several,
         donate_argnums=(0, 1),
-        out_shardings=(sharding.by_rules(mesh, shapes, rules), sharding.replicated(mesh)),
+        out_shardings=(structure.unflatten(shardings), sharding.replicated(program.mesh)),
     )
 
 
 def gathered_metrics(task: Task) -> Any:
-    """The class of what is averaged between two rows of metrics."""
+    """The class that averages metrics between two rows."""
     return metrics.collection(("loss", "gradient_norm", *task.outputs))
+
+
+@functools.lru_cache(maxsize=16)
+def _rows(gathered: Any, schedule: optax.Schedule, mesh: Mesh) -> tuple[Callable, Callable]:
+    """() -> metrics of no step; (metrics, step) -> a row of them."""
+    return (
+        jax.jit(gathered.empty, out_shardings=sharding.replicated(mesh)),
+        jax.jit(lambda seen, step: seen.compute() | {"learning_rate": schedule(step - 1)}),
+    )
 
 
 def initial_state(task: Task) -> TrainState:
@@ -162,30 +211,8 @@ def initial_state(task: Task) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), task.params, task.state, task.optimizer.init(task.params), key)
 
 
-def _gradients(task: Task, params: Any, fixed: Fixed, batch: Any, key: Array) -> Any:
-    """((loss, outputs), gradients), averaged over the parts of the batch."""
-    value_and_grad = jax.value_and_grad(task.loss, has_aux=True)
-    if task.accumulate == 1:
-        return value_and_grad(params, fixed, batch, key)
-    count = task.accumulate
-    # Every count-th row makes a part, so that each device finds its rows of every part among its own.
-    parts = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(len(x) // count, count, *x.shape[1:]), 1, 0), batch)
-    first = jax.tree.map(lambda x: x[0], parts)
-    zeros = jax.tree.map(
-        lambda shape: jnp.zeros(shape.shape, shape.dtype), jax.eval_shape(value_and_grad, params, fixed, first, key)
-    )
-
-    def add(total: Any, numbered: tuple[Array, Any]) -> tuple[Any, None]:
-        number, part = numbered
-        found = value_and_grad(params, fixed, part, jax.random.fold_in(key, number))
-        return jax.tree.map(jnp.add, total, found), None
-
-    total, _ = jax.lax.scan(add, zeros, (jnp.arange(count), parts))
-    return jax.tree.map(lambda x: x / count, total)
-
-
 def check_batch(name: str, batch_size: int, accumulate: int, mesh: Mesh) -> None:
-    """Raises ValueError where a task's batch does not divide over devices and parts."""
+    """Raises ValueError if a task's batch does not divide over devices and parts."""
     shares = mesh.size * accumulate
     if batch_size % shares:
         raise ValueError(
@@ -199,14 +226,14 @@ def fit(
 ) -> TrainState:
     """Trains a task to its last step and returns its state; continues from the newest checkpoint.
 
-    A checkpoint of one mesh goes on on any other.
+    Training may continue on another mesh than the checkpoint's.
 
     Args:
       task: what to train.
       workdir: checkpoints go to `checkpoints/<task name>`, metrics to metrics.jsonl and tensorboard. Several processes
         share it. None: nothing is written.
       mesh: devices to train on.
-      rules: which parameters are divided over its axis `fsdp`.
+      rules: which parameters are divided over the mesh's axis `fsdp`.
       stop_at: time (`time.monotonic`) after which to save and stop early; None for no limit.
 
     Raises:
@@ -243,19 +270,18 @@ def fit(
     writer = metrics.MetricsWriter(workdir, task.name, resumed_at=first) if writes and workdir else None
     gathered = gathered_metrics(task)
     step_fns = {count: compile_step(task, mesh, rules, steps=count) for count in {1, task.steps_per_dispatch}}
-    fresh = jax.jit(gathered.empty, out_shardings=sharding.replicated(mesh))
-    row = jax.jit(lambda seen, step: seen.compute() | {"learning_rate": task.schedule(step - 1)})
+    fresh, row = _rows(gathered, task.schedule, mesh)
     seen, stop = fresh(), processes.Stop(stop_at, alone=parts == 1)
     progress = tqdm(
         total=task.steps, initial=first, desc=task.name, unit="step", dynamic_ncols=True, disable=not writes,
-        mininterval=1 if sys.stderr.isatty() else 30,
+        mininterval=1 if sys.stderr.isatty() else 30, delay=0 if workdir else 5,
     )  # fmt: skip
     logged_at, logged_step, step = time.monotonic(), first, first
     try:
         with processes.sigterm_waits():
             while step < task.steps:
                 count = _steps_to_dispatch(task, step)
-                # The devices have work already: what follows is drawn and handed over meanwhile.
+                # While the devices work on this step, the next batch is drawn and sent.
                 batch = {name: source.put(mesh, source.draw(count)) for name, source in task.inputs.items()}
                 state, seen = step_fns[count](state, seen, constants, resident, batch)
                 step += count
@@ -273,7 +299,8 @@ def fit(
                     if writer:
                         writer.write(step, values)
                     progress.update(step - logged_step)
-                    progress.set_postfix_str(f"loss {values['loss']:.4f}, {values['images_per_second']:.0f} images/s")
+                    shown = f"loss {values['loss']:.4f}, {values['images_per_second']:.0f} images/s"
+                    progress.set_postfix_str(shown, refresh=workdir is not None)  # short fits are not worth a bar
                     seen, logged_at, logged_step = fresh(), now, step
                 if saves:
                     position = {name: source.batches.get_state() for name, source in task.inputs.items()}
@@ -292,14 +319,14 @@ def fit(
 
 
 def _steps_to_dispatch(task: Task, step: int) -> int:
-    """As many as the task says, or one where a row or checkpoint is due before; the same after a restart."""
+    """As many as the task says, or one if a row or checkpoint is due before that; the same after a restart."""
     count = task.steps_per_dispatch
     due = [*(every - step % every for every in (task.log_every, task.checkpoint_every)), task.steps - step]
     return count if step % count == 0 and min(due) >= count else 1
 
 
 def _advice(task: Task, step: int, checkpoint: int | None) -> str:
-    section = task.name.split("_")[0]  # detect_68 is set by config.detect
+    section = re.sub(r"_\d+$", "", task.name)  # detect_68 is set by config.detect
     kept = f"the checkpoint of step {checkpoint} is finite" if checkpoint else "there is no checkpoint before it"
     return (
         f"{task.name}: the loss or a gradient was not finite at step {step} of {task.steps}; {kept}. Try a lower "

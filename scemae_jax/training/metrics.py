@@ -1,7 +1,8 @@
-"""What a training run tells: metrics gathered on the device, written to metrics.jsonl and TensorBoard."""
+"""Metrics of training: averaged on the device, written to metrics.jsonl and TensorBoard."""
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Self
@@ -27,7 +28,7 @@ class FirstNonFinite(metrics.Metric):
 
     @classmethod
     def empty(cls) -> Self:
-        return cls(jnp.asarray(NEVER, jnp.int32))  # without a type it is weak, and the step would compile twice
+        return cls(jnp.asarray(NEVER, jnp.int32))  # with a weak type the step would compile twice
 
     def merge(self, other: Self) -> Self:  # pyright: ignore[reportIncompatibleMethodOverride] - clu's is of any Metric
         return type(self)(jnp.minimum(self.step, other.step))
@@ -36,6 +37,7 @@ class FirstNonFinite(metrics.Metric):
         return self.step
 
 
+@functools.cache
 def collection(names: tuple[str, ...]) -> type[metrics.Collection]:
     """A collection that averages the named outputs and watches for the first non-finite step."""
     averages = {name: metrics.Average.from_output(name) for name in names}
@@ -46,7 +48,7 @@ class MetricsWriter:
     """Appends to `<workdir>/metrics.jsonl`, one object a line, and to `<workdir>/tensorboard/<stage>`."""
 
     def __init__(self, workdir: Path, stage: str, *, resumed_at: int = 0):
-        """Rows of this stage later than `resumed_at` (written by a run that was cut off) are dropped."""
+        """Drops rows of this stage after step `resumed_at`, which a run that was cut off wrote."""
         self._stage = stage
         self._path = workdir / "metrics.jsonl"
         rows = [row for row in read_metrics(workdir) if row["stage"] != stage or row["step"] <= resumed_at]
@@ -66,7 +68,7 @@ class MetricsWriter:
 
 
 def read_metrics(workdir: Path) -> list[dict]:
-    """The rows of metrics.jsonl; a last line that was cut off is left out."""
+    """The rows of metrics.jsonl, without a last line that is incomplete."""
     path = workdir / "metrics.jsonl"
     rows = []
     for line in path.read_text().splitlines() if path.exists() else []:

@@ -1,4 +1,4 @@
-"""Optimisers with warm-up, cosine decay and gradient clipping: AdamW as MAE has it, Adam as landmark heads have it."""
+"""Optimisers with warm-up, cosine decay and gradient clipping: AdamW for stages 1 and 2, Adam for landmark heads."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from scemae_jax.config import Config
 
 
 def decays(params: Any) -> Any:
-    """True for the parameters that weight decay applies to: all but biases and the scales of norms."""
+    """True for parameters with weight decay: all but biases and the scales of norms."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in ("bias", "scale"), params)
 
 
 def learning_rate(config: Config, steps: int) -> optax.Schedule:
     """Linear warm-up from zero over `config.warmup` (a share of the steps), then a cosine down to zero.
 
-    Without warm-up (0) the first step has the full rate; any other share warms up for a step at least.
+    Without warm-up (0) the first step has the full rate; otherwise at least one step warms up.
     """
     if not config.warmup:
         return optax.cosine_decay_schedule(config.learning_rate, steps)
@@ -27,7 +27,7 @@ def learning_rate(config: Config, steps: int) -> optax.Schedule:
 
 
 def adamw(config: Config, steps: int) -> optax.GradientTransformation:
-    """Of the stage's fields learning_rate, warmup, betas, weight_decay (not on biases and norms) and clip (0: none)."""
+    """AdamW by a stage's learning_rate, warmup, betas, weight_decay (not on biases and norms) and clip (0: none)."""
     return _clipped(
         config,
         optax.adamw(learning_rate(config, steps), *config.betas, weight_decay=config.weight_decay, mask=decays),
@@ -35,7 +35,7 @@ def adamw(config: Config, steps: int) -> optax.GradientTransformation:
 
 
 def adam_l2(config: Config, steps: int) -> optax.GradientTransformation:
-    """Adam with an L2 penalty on all weights, as PyTorch's Adam has it; of the same fields."""
+    """Adam with an L2 penalty on all weights, as in PyTorch's Adam, by the same fields."""
     return _clipped(
         config,
         optax.chain(

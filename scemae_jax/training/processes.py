@@ -23,19 +23,19 @@ class OutOfTime(TimeoutError):
 
 
 class Interrupted(BaseException):
-    """SIGTERM came; everything so far is saved. No `Exception`, so that nobody who catches those holds it up."""
+    """SIGTERM came; everything so far is saved. It is no `Exception`, so that `except Exception` does not stop it."""
 
 
 class PeerLostError(ConnectionError):
-    """Another process of the run is not there, or no longer."""
+    """Another process of the run did not start, or is gone."""
 
 
 def join(coordinator: str = "", num_processes: int = 0, process_id: int = -1) -> None:
-    """Joins the other processes of the run; without arguments where a TPU pod, SLURM or the like tells who they are.
+    """Joins the other processes of the run; a TPU pod or SLURM, for example, needs no arguments.
 
     Raises:
       ValueError: the coordinator is given, but not how many processes there are and which this is.
-      PeerLostError: not all of them came.
+      PeerLostError: not all of them joined.
     """
     if coordinator and (num_processes < 1 or not 0 <= process_id < num_processes):
         raise ValueError(
@@ -52,7 +52,7 @@ def join(coordinator: str = "", num_processes: int = 0, process_id: int = -1) ->
 
 
 def lost_peer(error: Exception) -> bool:
-    """Whether it was another process that made a computation fail."""
+    """Whether a computation failed because of another process."""
     signs = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED", "Gloo", "heartbeat", "coordination service")
     return jax.process_count() > 1 and any(sign in str(error) for sign in signs)
 
@@ -63,23 +63,23 @@ def is_first() -> bool:
 
 
 def wait_for_all(name: str) -> None:
-    """Waits until every process has come here, a day if need be; `name` is of this place and moment alone."""
-    everyone = set(range(jax.process_count()))  # named, they wait at a barrier, not in a computation that may time out
+    """Waits until every process is here, up to a day. Each call needs a `name` of its own."""
+    everyone = set(range(jax.process_count()))  # a barrier, as a computation may time out
     multihost.sync_global_processes(name, timeout=DAY_S, processes=everyone)
 
 
 def broadcast_from_first(number: int) -> int:
-    """The first process's number, which all agree on."""
+    """The first process's number, in all processes."""
     return int(multihost_utils.broadcast_one_to_all(np.int64(number))) if jax.process_count() > 1 else number
 
 
 def fail_together(error: BaseException | None, name: str) -> None:
-    """Where the first process has an error, all raise it: no one waits for what will not come.
+    """If the first process has an error, all processes raise it, so that none waits for it in vain.
 
-    Every process calls this, the others with None; `name` is of this place and moment alone.
+    Every process calls this, the others with None. Each call needs a `name` of its own.
 
     Raises:
-      Interrupted, OutOfTime or ValueError: in the others, as what the first raises is one of the first two or not.
+      Interrupted, OutOfTime or ValueError: in the other processes; ValueError stands for any other error of the first.
     """
     if jax.process_count() == 1:
         if error:
@@ -99,27 +99,27 @@ def fail_together(error: BaseException | None, name: str) -> None:
 
 
 class Stop:
-    """Whether training is to save and stop, on which all processes agree."""
+    """Whether training must save and stop; all processes agree."""
 
     def __init__(self, at: float | None, *, alone: bool):
-        """Of the processes that train, one if `alone`, the first one's clock counts.
+        """The first process's clock counts for all that train together.
 
         Args:
           at: time (`time.monotonic`) after which to stop; None for no limit.
-          alone: this process trains without the others, which do not know of it.
+          alone: this process trains without the others.
         """
         self._at = at
         self._alone = alone
 
     def out_of_time(self, *, synchronised: bool) -> bool:
-        """Whether the time is up; several processes ask each other only where they are `synchronised` anyway."""
+        """Whether the time is up. Several processes ask each other only when they are `synchronised` anyway."""
         if self._at is None or not (self._alone or synchronised):
             return False
         late = time.monotonic() > self._at
         return late if self._alone else bool(broadcast_from_first(late))
 
     def interrupted(self) -> bool:
-        """Whether SIGTERM came, to any of the processes that train; each calls this after each step."""
+        """Whether SIGTERM came to any of the processes that train. Each calls this after each step."""
         if not self._alone:
             _Signals.asked += 1
             _Signals.came |= multihost_utils.reached_preemption_sync_point(_Signals.asked)
@@ -131,15 +131,15 @@ class _Signals:
 
     came = False
     held = False
-    """Whether something is under way that will look at `came` and save."""
+    """Whether training is running, which looks at `came` and saves."""
     asked = 0
 
 
 def handle_sigterm() -> None:
-    """From now on SIGTERM raises `Interrupted`, once what is being trained is saved; a second one does not wait.
+    """From now on SIGTERM raises `Interrupted`, after training has saved. A second SIGTERM does not wait for that.
 
-    Of several processes JAX's coordination service takes the signal and tells the others, where they train together;
-    what the first one does alone is not interrupted.
+    While several processes train together, JAX's coordination service takes the signal and tells the others. What the
+    first process does alone is not interrupted.
     """
     if jax.process_count() == 1:
         signal.signal(signal.SIGTERM, _on_sigterm)
@@ -153,7 +153,7 @@ def _on_sigterm(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def sigterm_waits() -> Iterator[None]:
-    """While this is entered, SIGTERM does not interrupt: `Stop.interrupted` tells of it. Afterwards it does."""
+    """Inside this context SIGTERM does not interrupt; `Stop.interrupted` reports it. On leaving, it interrupts."""
     _Signals.held = True
     try:
         yield

@@ -1,13 +1,14 @@
-"""Where arrays live: a mesh of all devices with axes `data` and `fsdp`. One device is the same code.
+"""Where arrays live: on a mesh of all devices with axes `data` and `fsdp`. The code is the same for one device.
 
 A batch is divided over both axes. Parameters, and what the optimiser keeps for them, are divided over `fsdp` where a
-rule says so, and are whole on every device otherwise.
+rule says so; otherwise every device holds all of them.
 """
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,15 +19,15 @@ BATCH = PartitionSpec(("data", "fsdp"))
 """The leading axis is divided over all devices."""
 
 Rules = Sequence[tuple[str, Sequence[str]]]
-"""Patterns over parameter names such as `encoder/blocks_0/mlp_in/kernel`, each with a mesh axis, or "", for each of the
-parameter's axes. The first pattern that is found somewhere in a name counts; a name may have something before it."""
+"""Patterns of parameter names such as `encoder/blocks_0/mlp_in/kernel`. Each has a mesh axis, or "", for each of the
+parameter's axes. The first pattern that matches anywhere in a name counts; names may have a prefix."""
 
 
 def make_mesh(devices: Sequence[Any] | None = None, *, data: int = 0, fsdp: int = 1) -> Mesh:
-    """A mesh of `devices` (all of JAX's without), those of a process side by side; `data` 0 is what `fsdp` leaves.
+    """A mesh of `devices` (default: all), those of a process side by side; `data` 0 takes what `fsdp` leaves.
 
     Raises:
-      ValueError: the axes do not make up the devices.
+      ValueError: data * fsdp is not the number of devices.
     """
     devices = sorted(devices or jax.devices(), key=lambda device: (device.process_index, device.id))
     count = len(devices)
@@ -39,12 +40,12 @@ def make_mesh(devices: Sequence[Any] | None = None, *, data: int = 0, fsdp: int 
 
 
 def own_mesh() -> Mesh:
-    """This process's devices: for what it computes alone."""
+    """A mesh of this process's devices, for what it computes alone."""
     return make_mesh(jax.local_devices())
 
 
 def process_part(mesh: Mesh) -> tuple[int, int]:
-    """This process's number among those that the mesh's devices belong to, and how many there are."""
+    """This process's number among the mesh's processes, and how many these are."""
     processes = sorted({device.process_index for device in mesh.devices.flat})
     return processes.index(jax.process_index()), len(processes)
 
@@ -57,7 +58,7 @@ def by_rules(mesh: Mesh, tree: Any, rules: Rules) -> Any:
     """A sharding for each leaf (an array or its shape) of a training state, by its name.
 
     Raises:
-      ValueError: a rule does not fit a parameter it is found in.
+      ValueError: a rule does not fit a parameter that it matches.
     """
 
     def of_leaf(path: tuple, leaf: Any) -> NamedSharding:
@@ -84,13 +85,19 @@ def _spec(mesh: Mesh, name: str, shape: tuple[int, ...], pattern: str, axes: Seq
 
 def place(tree: Any, shardings: Any) -> Any:
     """A copy of a tree of arrays with these shardings, in new buffers (so that a step may donate them)."""
-    # What lies on one device goes to the others first; to those of other processes by way of the host.
+    # An array on one device is copied to the others first; to devices of other processes through the host.
     tree = jax.device_get(tree) if jax.process_count() > 1 else jax.device_put(tree, shardings)
-    return jax.jit(lambda t: jax.tree.map(lambda x: x + 0, t), out_shardings=shardings)(tree)
+    leaves, structure = jax.tree.flatten(shardings)
+    return _copy(tuple(leaves), structure)(tree)
+
+
+@functools.lru_cache(maxsize=16)
+def _copy(shardings: tuple, structure: Any) -> Callable:
+    return jax.jit(lambda t: jax.tree.map(lambda x: x + 0, t), out_shardings=structure.unflatten(shardings))
 
 
 def shard_batch(mesh: Mesh, batch: dict[str, np.ndarray], *, stacked: bool = False) -> dict[str, jax.Array]:
-    """Puts this process's rows of a batch on its devices; of several batches, if they are `stacked`.
+    """Puts this process's rows of a batch (or of several `stacked` batches) on its devices.
 
     Raises:
       ValueError: the batch does not divide over the devices.
@@ -105,6 +112,6 @@ def shard_batch(mesh: Mesh, batch: dict[str, np.ndarray], *, stacked: bool = Fal
 
 
 def replicate_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Puts the same small arrays, which every process has, on every device."""
+    """Puts small arrays, the same in every process, on every device."""
     everywhere = replicated(mesh)
     return {name: jax.make_array_from_process_local_data(everywhere, value) for name, value in batch.items()}

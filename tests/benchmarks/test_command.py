@@ -1,5 +1,7 @@
 """The command line, all suites at tiny sizes."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -14,31 +16,48 @@ from benchmarks.suites import SMOKE, Settings, noise_on_devices, stage_task, wit
 
 SETTINGS = Settings(**SMOKE)
 SLOW_BUT_SOON_COMPILED = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+ROWS = {
+    "pretrain": ["masked autoencoder", "stage 1 as trained"],
+    "refine": ["stage 2", "all tokens", "hypercolumns, linear projector", "hypercolumns, two layers",
+               "density peaks, 130 x 192"],
+    "cluster": ["density peaks, 130 x 192", "density peaks, 64 x 192"],
+    "input": ["constant batch", "device", "host", "none"],
+}  # fmt: skip
+"""Of each suite that measures speed."""
 
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
-    """Results of all suites, their file, and what was printed."""
-    output = tmp_path_factory.mktemp("benchmark") / "smoke.json"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": SLOW_BUT_SOON_COMPILED}
-    command = [sys.executable, "-m", "benchmarks", "--smoke", "--output", str(output)]
+    """Results of three suites, their file, and what was printed."""
+    output, out = tmp_path_factory.mktemp("benchmark") / "smoke.json", io.StringIO()
+    with contextlib.redirect_stdout(out):
+        run(Settings(**SMOKE, smoke=True, output=str(output), suite="pretrain,cluster,agreement"))
+    return json.loads(output.read_text())["suites"], output, out.getvalue()
+
+
+def assert_rows_of_every_suite(suites, out):
+    for name in suites.keys() - {"agreement"}:
+        assert [row["name"] for row in suites[name]] == ROWS[name]
+        for row in suites[name]:
+            assert 0 < row["min"] <= row["images/s"] <= row["max"]
+    assert all(f"{name}: XXS/8, float32, cpu" in out for name in suites)
+
+
+def test_a_suite_leaves_rows(smoke):
+    suites, _, out = smoke
+    assert list(suites) == ["pretrain", "cluster", "agreement"]
+    assert_rows_of_every_suite(suites, out)
+
+
+@pytest.mark.slow
+def test_the_command_measures_every_suite(tmp_path):
+    environment = {**os.environ, "XLA_FLAGS": SLOW_BUT_SOON_COMPILED}
+    command = [sys.executable, "-m", "benchmarks", "--smoke", "--output", tmp_path / "smoke.json"]
     ended = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert ended.returncode == 0, ended.stderr
-    return json.loads(output.read_text())["suites"], output, ended.stdout
-
-
-def test_every_suite_leaves_rows(smoke):
-    suites, _, out = smoke
+    suites = json.loads((tmp_path / "smoke.json").read_text())["suites"]
     assert list(suites) == list(SUITES)
-    names = {name: [row["name"] for row in rows] for name, rows in suites.items()}
-    assert names["pretrain"] == ["masked autoencoder", "stage 1 as trained"]
-    assert names["refine"][:2] == ["stage 2", "all tokens"]
-    assert len(names["refine"]) == 5
-    assert names["input"] == ["constant batch", "device", "host", "none"]
-    assert names["cluster"][0] == "density peaks, 130 x 192"
-    for row in [row for name, rows in suites.items() if name != "agreement" for row in rows]:
-        assert 0 < row["min"] <= row["images/s"] <= row["max"]
-    assert all(f"{name}: XXS/8, float32, cpu" in out for name in SUITES)
+    assert_rows_of_every_suite(suites, ended.stdout)
 
 
 def test_operations_agree(smoke):
@@ -76,10 +95,11 @@ def test_relative_error():
     assert not relative_error(expected, {"a": np.array([np.nan, 4.0]), "b": np.zeros(2)}) <= 1
 
 
+@pytest.mark.slow
 def test_hypercolumns_have_the_tokens_of_every_layer():
     task = stage_task(SETTINGS.config, "refine", noise_on_devices(SETTINGS, 4))
     architecture = SETTINGS.architecture
-    columns = architecture.variant.depth * architecture.variant.width
+    columns = architecture.backbone.variant.depth * architecture.backbone.variant.width
     params = with_hypercolumns(task, SETTINGS, hidden=False).params
     assert params["out"]["kernel"].shape == (columns, architecture.projection)
     assert with_hypercolumns(task, SETTINGS, hidden=True).params["hidden"]["kernel"].shape == (columns, columns)

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ from PIL import Image
 from scemae_jax.data import augment
 from scemae_jax.faces.frame import FRAME
 from scemae_jax.faces.landmarks import scheme_of
+from scemae_jax.faces.parts import IGNORED, PartScheme
 
 
 def crops(corner, size, mirrored, output=96):
@@ -68,6 +71,95 @@ def test_to_source_undoes_to_output(count):
         flipped = np.asarray(boxes.mirrored)
         back[flipped] = back[flipped][:, scheme_of(count).mirrored_order()]
     np.testing.assert_allclose(back, points, atol=1e-3)
+
+
+def pixels(points, side=136):
+    """Masks of zeros, in each one a pixel for each of its points (x, y): of value 1, 2, ..."""
+    masks = np.zeros((len(points), side, side), np.uint8)
+    for value in range(points.shape[1]):
+        x, y = np.round(points[:, value]).astype(int).T
+        masks[np.arange(len(points)), y, x] = value + 1
+    return masks
+
+
+@pytest.mark.parametrize("output", [136, 200])
+def test_a_masks_pixel_and_the_landmark_on_it_go_to_the_same_place(output):
+    boxes = sample(3, batch=32, output=output)  # enlarged, so that no pixel is lost
+    places = np.random.default_rng(0).uniform([[0.2, 0.2], [0.5, 0.5], [0.8, 0.2]], [[0.4, 0.7], [0.7, 0.9], [1, 0.9]])
+    points = np.round(boxes.corner[:, None] + places * (boxes.size[:, None] - 1)).astype(np.float32)
+    batch = {"image": marks(points[:, 0]), "landmarks": points, "occluder": pixels(points)}
+    found = jax.jit(lambda batch: augment.move(batch, boxes))(batch)
+    assert found["occluder"].dtype == np.uint8
+    assert not (np.asarray(found["occluder"]) == IGNORED).any()
+    zoom = np.asarray(output / boxes.size)
+    for value in (1, 2, 3):
+        for mask, landmarks, z in zip(np.asarray(found["occluder"]), np.asarray(found["landmarks"]), zoom, strict=True):
+            rows, columns = np.nonzero(mask == value)
+            centre = np.array([columns.mean(), rows.mean()])
+            assert len(rows) >= 1
+            assert (np.abs(centre - landmarks[value - 1]) <= 0.5 * np.maximum(z, 1) + 0.01).all()
+
+
+def test_masks_equal_pillows_nearest_neighbour():
+    mask = np.random.default_rng(0).integers(0, 11, (1, 136, 136), np.uint8)
+    for output in (96, 200):
+        whole = crops((0, 0), (136, 136), False, output)
+        expected = Image.fromarray(mask[0]).resize((output, output), Image.Resampling.NEAREST)
+        differs = np.asarray(whole.masks_to_output(mask)[0]) != np.asarray(expected)
+        assert differs.mean() < 0.02  # rounding, where a pixel's centre is at the edge of two
+    part = crops((20, 30), (96, 96), True).masks_to_output(mask)
+    np.testing.assert_array_equal(part, mask[:, 30:126, 20:116][:, :, ::-1])
+
+
+def test_what_lies_outside_the_image_is_ignored():
+    found = np.asarray(crops((-10, 120), (96, 96), False).masks_to_output(np.ones((1, 136, 136), np.uint8)))[0]
+    assert (found[:16, 10:] == 1).all()
+    assert (found[16:] == IGNORED).all()
+    assert (found[:, :10] == IGNORED).all()
+
+
+def test_in_a_mirrored_image_a_left_eye_is_a_right_one():
+    """Mask, landmarks and visibility alike; what is not in the scheme, and occluders, keep their values."""
+    scheme = PartScheme(names=("background", "left_eye", "right_eye", "nose"), mirror=(("left_eye", "right_eye"),))
+    points = np.float32([[[30, 40], [100, 44], [60, 70], [50, 90], [80, 90]]] * 2)  # right eye, left eye, nose, mouth
+    parts = pixels(points[:, [1, 0, 2]])  # 1: the left eye's pixel
+    parts[:, 0, 0] = IGNORED
+    batch = {
+        "image": np.zeros((2, 136, 136, 3), np.float32),
+        "landmarks": points,
+        "visible": np.array([[True, False, True, True, True]] * 2),
+        "parts": parts,
+        "occluder": parts,
+        "subject": np.array([7, 8], np.int32),
+    }
+    corner, size = np.zeros((2, 2), np.float32), np.full((2, 2), 136, np.float32)
+    both = augment.Crops(corner, size, np.array([False, True]), 136)
+    found = {name: np.asarray(values) for name, values in augment.move(batch, both, scheme).items()}
+    for name in ("parts", "occluder", "visible", "subject"):
+        np.testing.assert_array_equal(found[name][0], batch[name][0])
+    (right, left), names = found["landmarks"][1, :2], scheme.names
+    np.testing.assert_allclose([right, left], [[135 - 100, 44], [135 - 30, 40]])
+    for point, name in ((right, "right_eye"), (left, "left_eye"), (found["landmarks"][1, 2], "nose")):
+        x, y = np.round(point).astype(int)
+        assert found["parts"][1, y, x] == names.index(name)
+    assert found["parts"][1, 0, 135] == IGNORED
+    np.testing.assert_array_equal(found["occluder"][1], parts[1, :, ::-1])
+    assert found["visible"][1].tolist() == [False, True, True, True, True]
+    np.testing.assert_array_equal(found["subject"], [7, 8])
+
+
+def test_random_views_move_all_fields_by_the_same_crops():
+    settings = SimpleNamespace(crop_scale=(0.3, 0.9), crop_ratio=(0.8, 1.25), flip=True, jitter=0.2)
+    images = np.random.default_rng(0).integers(0, 256, (8, 136, 136, 3), np.uint8)
+    points, key = np.random.default_rng(1).uniform(0, 135, (8, 5, 2)).astype(np.float32), jax.random.key(0)
+    batch = {"image": images, "landmarks": points, "parts": images[..., 0] % 11}
+    views, boxes = augment.random_views(key, batch, settings, 96)
+    np.testing.assert_array_equal(views["landmarks"], boxes.to_output(points))
+    np.testing.assert_array_equal(views["parts"], boxes.masks_to_output(batch["parts"]))
+    assert views["image"].shape == (8, 96, 96, 3)
+    assert 0 <= views["image"].min() < views["image"].max() <= 1
+    alone, _ = augment.random_views(key, {"image": images}, settings, 96)  # the other fields change nothing
+    np.testing.assert_array_equal(alone["image"], views["image"])
 
 
 def test_missing_landmarks_stay_missing():

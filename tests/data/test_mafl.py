@@ -4,10 +4,6 @@ import miniature_trees
 import numpy as np
 import pytest
 
-from scemae_jax.data.datasets import celeba_landmarks
-from scemae_jax.data.datasets.mafl import Mafl
-from scemae_jax.data.images import DatasetError
-
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
@@ -36,10 +32,6 @@ def test_images_landmarks_subjects_and_order(made, tmp_path):
             assert indices == sorted(indices)  # CelebA's order, which pairs test images
             found += indices
         assert sorted(found) == expected
-
-
-def test_no_person_is_in_train_and_validation(made, tmp_path):
-    examples = miniature_trees.prepare("mafl", made[0], tmp_path)
     train, validation = ({example["subject"] for example in examples[split]} for split in ("train", "validation"))
     assert len(validation) == 1  # a tenth of six
     assert not train & validation
@@ -62,18 +54,3 @@ def test_celeba_and_mafl_share_no_training_image(made, tmp_path):
     }
     assert not images["celeba"] & images["mafl"]
     assert images["mafl test"] < images["celeba test"]
-
-
-def test_the_papers_counts_are_checked(made, monkeypatch, tmp_path):
-    """The lists and CelebA's are checked together, so that a list cut short in the full CelebA is noticed."""
-    counts = {"train": 24, "validation": 4, "test": 12, "MAFL/training.txt": 12, "MAFL/testing.txt": 6}
-    monkeypatch.setattr(celeba_landmarks, "OFFICIAL_COUNTS", counts)
-    splits = Mafl(data_dir=tmp_path).read_splits(made[0] / "celeba")
-    assert {split: len(faces) for split, faces in splits.items()} == {"train": 12, "test": 6}
-    monkeypatch.setattr(celeba_landmarks, "OFFICIAL_COUNTS", {**counts, "MAFL/testing.txt": 7})
-    with pytest.raises(DatasetError, match=r"'MAFL/testing\.txt': 6.*officially.*'MAFL/testing\.txt': 7"):
-        Mafl(data_dir=tmp_path).read_splits(made[0] / "celeba")
-
-
-def test_the_published_counts():
-    assert Mafl.OFFICIAL_COUNTS == {"train": 19_000, "test": 1_000}

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scemae_jax.data.pipeline import load_range, training_batches
+from scemae_jax.data.pipeline import in_memory, training_batches
 
 
 class Numbers:
@@ -122,7 +122,8 @@ def test_worker_processes_load_the_same_batches():
     assert ended.stdout == "the same\n", ended.stderr
 
 
-def test_a_range_is_loaded_by_threads():
-    sources = [Numbers(0, 90), Numbers(100, 100)]
-    loaded = load_range(sources, 80, 170)["image"][:, 0].tolist()
-    assert loaded == [*range(80, 90), *range(100, 180)]
+def test_all_examples_are_loaded_into_memory():
+    kept = in_memory(Numbers(100, 150))
+    assert len(kept) == 150
+    assert kept.arrays["image"][:, 0].tolist() == list(range(100, 250))
+    assert kept[7] == {"image": np.array([107])}

@@ -7,7 +7,8 @@ import pytest
 import scemae_jax
 from scemae_jax.evaluation import detection
 from scemae_jax.faces.landmarks import scheme_of
-from scemae_jax.model import Head, Model
+from scemae_jax.model import Model
+from scemae_jax.models.heads import Head, LandmarkHead, LinearHead, Reads
 from scemae_jax.systems.sce_mae import landmark_heads
 from scemae_jax.systems.sce_mae.settings import default
 
@@ -23,7 +24,7 @@ def blobs(points, height: int = 136, width: int = 136, spread: float = 4.0):
 class Brightness(Model):
     """A stand-in whose features are the window's brightness, averaged over stride x stride pixels."""
 
-    def features(self, images, stride=8, which="projected", projected_weight=1.0):
+    def device_features(self, images, stride=8, which="projected", projected_weight=1.0):
         window = jnp.asarray(scemae_jax.model.as_square_images(images))[:, 20:116, 20:116, :1]
         window = window / (255.0 if window.dtype == jnp.uint8 else 1.0)
         return window.reshape(len(window), 96 // stride, stride, 96 // stride, stride, 1).mean(axis=(2, 4))
@@ -72,7 +73,7 @@ def test_a_planted_head_points_at_the_blob_in_pixels_of_the_images_given(brightn
         "regressor": jnp.eye(2)[None],
         "bias": jnp.zeros((1, 2)),
     }
-    head = Head(num_landmarks=1, heatmaps=1, kernel_size=1, gain=200.0, stride=1, which="both", params=params)
+    head = Head(network=LandmarkHead(1, 1, 1, 200.0), params=params, reads=Reads(1, "both"))
     points = np.array([[[0.3, 0.6]], [[0.5, 0.5]], [[0.7, 0.25]]]) * [width, height]
     found = brightness.with_head(head).detect(blobs(points, height, width, spread=height / 20))
     np.testing.assert_allclose(found, points, atol=0.6 * max(1, width / 136))
@@ -116,8 +117,9 @@ def test_mirrored_images_are_learnt_from_with_their_landmarks_renumbered(brightn
     # Pixel x becomes 135 - x; right and left eye change places, as do the corners of the mouth.
     mirrored = landmarks[:, [1, 0, 2, 4, 3]] * [-1, 1] + [135, 0]
     expected = np.concatenate([landmarks, mirrored])
-    np.testing.assert_allclose(task.constants["targets"], 2 * (expected - 20) / 95 - 1, atol=1e-6)
-    first, second = np.split(np.asarray(task.constants["features"]), 2)
+    resident = task.inputs["annotated"].resident
+    np.testing.assert_allclose(resident["landmarks"], 2 * (expected - 20) / 95 - 1, atol=1e-6)
+    first, second = np.split(np.asarray(resident["inputs"]), 2)
     np.testing.assert_allclose(second, first[:, :, ::-1], atol=1e-6)
 
 
@@ -155,13 +157,13 @@ def test_a_head_reads_projected_features_with_its_weight(small_model):
     """In training and in use alike; the backbone's features stay as they are."""
     images = np.random.default_rng(0).integers(0, 256, (2, 136, 136, 3), np.uint8)
     plain, weighted = (np.asarray(small_model.features(images, which="both", projected_weight=w)) for w in (1.0, 7.0))
-    width = small_model.architecture.variant.width
+    width = small_model.architecture.backbone.variant.width
     np.testing.assert_array_equal(weighted[..., :width], plain[..., :width])
     np.testing.assert_allclose(weighted[..., width:], 7 * plain[..., width:], rtol=1e-6)
     # A linear head that sums all features over all places: what it says tells which features it was given.
     kernel = np.ones((plain[0].size, 2), np.float32)
     head = Head(
-        num_landmarks=1, heatmaps=0, stride=8, which="both", projected_weight=7.0,
+        network=LinearHead(1), reads=Reads(8, "both", 7.0),
         params={"linear": {"kernel": kernel, "bias": np.zeros(2, np.float32)}},
     )  # fmt: skip
     found = (small_model.with_head(head).detect(images)[:, 0, 0] - 20) * 2 / 95 - 1
@@ -196,5 +198,5 @@ def test_features_that_do_not_fit_are_computed_for_each_batch(small_model, tmp_p
         )
     kept, computed = (small_model.with_head(head).detect(images) for head in heads)
     np.testing.assert_allclose(computed, kept, atol=0.05)
-    start = small_model.with_head(heads[0]).heads[5].params["bias"]
+    start = small_model.with_head(heads[0]).heads["5"].params["bias"]
     assert np.abs(start).max() > 0  # it learnt

@@ -281,7 +281,7 @@ def test_baselines_on_real_faces_are_those_of_the_data_s_readme(ytf68: Path):
     assert own["same"][0] == pytest.approx(3.85, rel=0.1)
     assert own["different"][0] == pytest.approx(11.05, rel=0.1)
     patches = by_case(
-        matching.match(faces, {"raw": matching.raw_patches}, pairs=pairs[:8], seed=0)[Kind("raw")].measurements()
+        matching.match(faces, {"raw": matching.raw_patches}, pairs=pairs[:4], seed=0)[Kind("raw")].measurements()
     )
     assert patches["same"][0] < 1  # 0.41 over 300 pairs
     assert 18 < patches["different"][0] < 30  # 24.06

@@ -21,7 +21,7 @@ def test_plain_head_is_its_formula():
 
     params = {"heatmaps": {"kernel": kernel[None, None], "bias": bias}, "regressor": regressor, "bias": offset}
     params = jax.tree.map(lambda x: x.astype(np.float32), params)
-    head = LandmarkHead(3, heatmaps_per_landmark=4, kernel_size=1, gain=0.7)
+    head = LandmarkHead(3, heatmaps=4, kernel_size=1, gain=0.7)
     landmarks = head.apply({"params": params}, features.astype(np.float32))
     np.testing.assert_allclose(landmarks, expected, atol=1e-5)
 
@@ -57,7 +57,7 @@ def test_a_planted_feature_is_found_at_its_cell(kernel_size, row, column):
         "regressor": np.eye(2, dtype=np.float32)[None],
         "bias": np.zeros((1, 2), np.float32),
     }
-    head = LandmarkHead(1, heatmaps_per_landmark=1, kernel_size=kernel_size, gain=50.0)
+    head = LandmarkHead(1, heatmaps=1, kernel_size=kernel_size, gain=50.0)
     landmarks = head.apply({"params": params}, features)
     np.testing.assert_allclose(landmarks[0, 0], [2 * column / 11 - 1, 2 * row / 11 - 1], atol=1e-5)
 
@@ -65,7 +65,7 @@ def test_a_planted_feature_is_found_at_its_cell(kernel_size, row, column):
 def test_landmarks_do_not_share_regressors(random_params):
     """Moving one landmark's weights moves that landmark alone."""
     features = np.random.default_rng(0).normal(size=(1, 6, 6, 4)).astype(np.float32)
-    head = LandmarkHead(3, heatmaps_per_landmark=2)
+    head = LandmarkHead(3, heatmaps=2)
     params = random_params(head, features)
     moved = {**params, "regressor": params["regressor"].at[1].add(1.0)}
     difference = head.apply({"params": moved}, features) - head.apply({"params": params}, features)

@@ -93,14 +93,6 @@ def test_embedding(encoder, images):
     np.testing.assert_allclose(embedded[:, 1 + 8], expected + code, atol=1e-5)
 
 
-def test_keep_selects_tokens(encoder, images):
-    keep = np.array([[7, 0, 19], [3, 3, 11]])
-    everything, kept = encoder.embed(images), encoder.embed(images, keep)
-    np.testing.assert_allclose(kept[:, 0], everything[:, 0])
-    for row in range(2):
-        np.testing.assert_allclose(kept[row, 1:], everything[row, 1 + keep[row]], atol=1e-6)
-
-
 LEARNED = ENCODER.clone(positions="learned", grid=(4, 5))
 
 
@@ -126,16 +118,6 @@ def test_a_learned_table_is_added_to_patches_and_cls(images, random_params):
     kept = bound.embed(images, keep)
     np.testing.assert_array_equal(kept[:, 0], embedded[:, 0])
     np.testing.assert_allclose(kept[:, 1:], np.take_along_axis(embedded[:, 1:], keep[..., None], 1), atol=1e-6)
-
-
-def test_a_learned_table_is_trained(images, random_params):
-    """Each row of the two images' tokens holds its row of the table once."""
-
-    def total(params):
-        return LEARNED.apply({"params": params}, images, method="embed").sum()
-
-    gradient = jax.grad(total)(random_params(LEARNED, images))["position_code"]
-    np.testing.assert_allclose(gradient, np.full((1, 21, 48), 2.0))
 
 
 def test_a_learned_table_of_another_grid(images, random_params):

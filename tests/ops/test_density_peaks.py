@@ -166,17 +166,6 @@ def test_only_the_local_density_finds_planted_clusters():
     assert len(set(cluster[peaks_of(tokens, 4, density="log").centers])) < 4  # as its docstring says
 
 
-def test_vmap_equals_a_loop():
-    rng = np.random.default_rng(4)
-    tokens, valid = rng.normal(size=(5, 30, 16)).astype(np.float32), rng.random((5, 30)) < 0.7
-    batch = jax.vmap(lambda t, v: peaks_of(t, 3, valid=v))(tokens, valid)
-    for i in range(5):
-        one = peaks_of(tokens[i], 3, valid=valid[i])
-        np.testing.assert_array_equal(batch.centers[i], one.centers)
-        np.testing.assert_array_equal(batch.assignment[i], one.assignment)
-        np.testing.assert_allclose(batch.score[i], one.score, rtol=1e-5, atol=1e-5)
-
-
 def test_one_token():
     for form in FORMS:
         result = peaks_of(jnp.ones((1, 3)), 1, density=form)
@@ -199,7 +188,7 @@ def test_bad_arguments(arguments, message):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("tile", [1, 7, 30, 64])
+@pytest.mark.parametrize("tile", [1, 7, 64])
 def test_tiles_change_nothing(form, tile):
     rng = np.random.default_rng(6)
     tokens, valid = rng.normal(size=(3, 30, 16)).astype(np.float32), rng.random((3, 30)) < 0.8
@@ -224,13 +213,13 @@ def test_memory_grows_with_the_tokens_and_not_with_their_square():
     assert temporary(4096, None) < 2.5 * temporary(2048, None)
 
 
-@pytest.mark.parametrize("density", ["log", "scaled", "knn"])
-@pytest.mark.parametrize("images", [1, 8, 21])
+@pytest.mark.parametrize("density", FORMS)
+@pytest.mark.parametrize("images", [1, 21])
 def test_images_together_are_the_images_one_by_one(density, images):
     tokens = np.random.default_rng(0).normal(size=(images, 30, 12)).astype(np.float32)
     together = jax.jit(lambda t: density_peaks_of_images(t, 4, density=density))(tokens)
     for number in range(images):
-        alone = density_peaks(jnp.asarray(tokens[number]), 4, density=density)
+        alone = peaks_of(tokens[number], 4, density=density)
         np.testing.assert_array_equal(together.centers[number], alone.centers)
         np.testing.assert_array_equal(together.assignment[number], alone.assignment)
         np.testing.assert_allclose(together.score[number], alone.score, rtol=1e-5, atol=1e-6)

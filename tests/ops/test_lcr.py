@@ -97,12 +97,6 @@ def test_invalid_tokens_are_as_if_dropped_whatever_they_hold():
     assert across(*b, *junk, **TERMS, valid_b=np.zeros(9, bool)) == 0
 
 
-def test_order_of_tokens_does_not_matter():
-    a = as_float32(tokens(4))
-    order = np.random.default_rng(0).permutation(9)
-    np.testing.assert_allclose(loss(*a, **TERMS), loss(*(v[order] for v in a), **TERMS), rtol=1e-5)
-
-
 def test_gradient_of_positions_is_finite_where_tokens_coincide():
     features, positions, attentive = as_float32(tokens(5))
     positions[1] = positions[0]

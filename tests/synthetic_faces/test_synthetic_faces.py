@@ -236,9 +236,8 @@ def test_wrong_arguments_are_named():
         draw_face(seed=0, subject=-1, frame=0)
 
 
-def test_tfds_round_trip(tmp_path):
-    builder = SyntheticFaces(config="tiny", data_dir=tmp_path, file_format="array_record")
-    builder.download_and_prepare()
+def test_tfds_round_trip(data_dir):
+    builder = SyntheticFaces(config="tiny", data_dir=data_dir, file_format="array_record")
     sources = {split: builder.as_data_source(split=split) for split in ("train", "validation", "test")}
     assert [len(source) for source in sources.values()] == [120, 20, 40]
     subjects = {split: {int(e["subject"]) for e in source} for split, source in sources.items()}

@@ -112,7 +112,8 @@ def detector(name, size, held, chips):
     number = jax.ShapeDtypeStruct((8 * chips,), jnp.int32, sharding=NamedSharding(mesh, sharding.BATCH))
     numbers = {"annotated": {"number": number}}
     with jax.default_device(mesh.devices.flat[0]):
-        step, arguments = scaling.step_of(task, mesh, (), {"annotated": ()}, numbers)
+        resident = scaling.on_every_chip({"annotated": task.inputs["annotated"].resident}, mesh)
+        step, arguments = scaling.step_of(task, mesh, (), resident, numbers)
         report(name, step.lower(*arguments).compile())
 
 

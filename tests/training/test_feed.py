@@ -2,12 +2,13 @@
 
 from collections import Counter
 from types import SimpleNamespace
+from typing import ClassVar
 
 import jax
 import numpy as np
 import pytest
 
-from scemae_jax.data.sources import ImagesInMemory
+from scemae_jax.data.pipeline import InMemory
 from scemae_jax.training import feed, sharding
 
 COUNTS, BATCH = (30, 10), 8
@@ -17,11 +18,12 @@ def sources():
     """Images whose every pixel says which they are."""
     numbers = np.arange(sum(COUNTS), dtype=np.uint8)
     images = np.broadcast_to(numbers[:, None, None, None], (sum(COUNTS), 4, 4, 3)).copy()
-    return [ImagesInMemory(images[: COUNTS[0]]), ImagesInMemory(images[COUNTS[0] :])]
+    return [InMemory({"image": part}) for part in np.split(images, [COUNTS[0]])]
 
 
-def opened(open_, seed=0):
-    return open_(sources(), [0.75, 0.25], batch_size=BATCH, seed=seed, mesh=sharding.make_mesh())
+def opened(cache, seed=0):
+    kept = feed.keep(sources(), cache=cache, mesh=sharding.make_mesh())
+    return kept.batches([0.75, 0.25], batch_size=BATCH, seed=seed)
 
 
 def seen(source, count):
@@ -34,18 +36,18 @@ def seen(source, count):
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_images_on_devices_come_in_the_order_of_those_of_the_host(seed):
-    there = seen(opened(feed.on_devices, seed), 12)
-    assert there == seen(opened(feed.from_host, seed), 12)
-    assert there != seen(opened(feed.on_devices, seed + 1), 12)
+    there = seen(opened("device", seed), 12)
+    assert there == seen(opened("host", seed), 12) == seen(opened("none", seed), 12)
+    assert there != seen(opened("device", seed + 1), 12)
 
 
 def test_every_image_once_an_epoch():
-    drawn = [number for batch in seen(opened(feed.on_devices), 5 * 3) for number in batch]
+    drawn = [number for batch in seen(opened("device"), 5 * 3) for number in batch]
     assert Counter(drawn) == dict.fromkeys(range(40), 3)
 
 
-@pytest.mark.parametrize("before", [feed.on_devices, feed.from_host])
-@pytest.mark.parametrize("after", [feed.on_devices, feed.from_host])
+@pytest.mark.parametrize("before", ["device", "none"])
+@pytest.mark.parametrize("after", ["device", "none"])
 def test_a_position_is_gone_on_from_wherever_the_images_are(before, after):
     first = opened(before)
     seen(first, 7)
@@ -58,23 +60,79 @@ def test_a_position_is_gone_on_from_wherever_the_images_are(before, after):
 
 
 def test_several_batches_are_stacked():
-    mesh, source = sharding.make_mesh(), opened(feed.from_host)
-    single = opened(feed.from_host)
+    mesh, source = sharding.make_mesh(), opened("none")
+    single = opened("none")
     stacked = source.put(mesh, [next(source.batches) for _ in range(3)])["image"]
     for number in range(3):
         np.testing.assert_array_equal(stacked[number], single.put(mesh, [next(single.batches)])["image"])
 
 
-def test_images_of_any_values_come_back_from_the_devices_as_they_were():
-    images = np.random.default_rng(0).integers(0, 256, (17, 136, 136, 3), np.uint8)
-    mesh, parts = sharding.make_mesh(), [ImagesInMemory(part) for part in np.split(images, [5])]
-    held = feed.on_devices(parts, [0.5, 0.5], batch_size=8, seed=0, mesh=mesh)
-    assert held.resident.shape == feed.held_shape(mesh, len(images), images.shape[1:])
-    assert images.nbytes <= held.resident.nbytes < 1.01 * images.nbytes
-    batch = held.put(mesh, [next(held.batches)])
-    read = jax.jit(held.read)(held.resident, batch)["image"]
-    assert read.dtype == np.uint8
-    np.testing.assert_array_equal(read, images[np.asarray(batch["number"])])
+RNG = np.random.default_rng(0)
+ANY = {
+    "image": RNG.integers(0, 256, (17, 136, 136, 3), np.uint8),
+    "parts": RNG.integers(0, 256, (17, 5, 7), np.uint8),  # 35 bytes: not whole words
+    "visible": RNG.random((17, 5)) < 0.5,
+    "landmarks": RNG.normal(size=(17, 68, 2)).astype(np.float32),
+    "subject": RNG.integers(-(2**31), 2**31, 17).astype(np.int32),
+}
+ANY["landmarks"][3, 2] = np.nan
+
+
+class Counted(InMemory):
+    """Examples that note who was asked for."""
+
+    asked: ClassVar[Counter] = Counter()
+
+    def __getitem__(self, index):
+        self.asked[id(self), index] += 1
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("cache", ["device", "host", "none"])
+def test_all_fields_come_as_they_were_wherever_they_are_kept(cache):
+    mesh, (first, second) = (
+        sharding.make_mesh(),
+        ({n: v[part] for n, v in ANY.items()} for part in (np.s_[:5], np.s_[5:])),
+    )
+    kept = feed.keep([InMemory(first), InMemory(second)], cache=cache, mesh=mesh)
+    source = kept.batches([0.5, 0.5], batch_size=8, seed=0)
+    numbers = next(feed.keep([InMemory(first), InMemory(second)], cache="device", mesh=mesh).batches(
+        [0.5, 0.5], batch_size=8, seed=0).batches)["number"]  # fmt: skip
+    found = jax.jit(source.read)(source.resident, source.put(mesh, [next(source.batches)]))
+    assert found.keys() == ANY.keys()
+    for name, values in ANY.items():
+        assert found[name].dtype == values.dtype, name
+        np.testing.assert_array_equal(found[name], values[numbers], err_msg=name)
+
+
+def test_images_take_no_more_memory_on_devices_than_they_have_bytes():
+    mesh = sharding.make_mesh()
+    held = feed.keep([InMemory({"image": ANY["image"]})], cache="device", mesh=mesh).held["image"]
+    assert held.shape == feed.held_shape(mesh, 17, feed.Layout((136, 136, 3), np.uint8))
+    assert ANY["image"].nbytes <= held.nbytes < 1.01 * ANY["image"].nbytes
+
+
+@pytest.mark.parametrize("cache", ["device", "host"])
+def test_what_is_kept_is_decoded_once_for_all_inputs(cache):
+    Counted.asked.clear()
+    source = Counted({"image": ANY["image"][:, :4, :4]})
+    kept = feed.keep([source], cache=cache, mesh=sharding.make_mesh())
+    before = Counted.asked.copy()
+    assert sorted(index for _, index in before) == list(range(17))
+    assert sum(before.values()) <= 17 + 2  # the first one tells what examples are like
+    for seed in (0, 1):
+        seen_there = kept.batches([1.0], batch_size=8, seed=seed)
+        for _ in range(5):
+            next(seen_there.batches)
+        seen_there.batches.close()
+    assert Counted.asked == before
+
+
+@pytest.mark.parametrize("cache", ["device", "none"])
+def test_sources_that_differ_are_an_error(cache):
+    five, many = ({"image": ANY["image"], "landmarks": ANY["landmarks"][:, :count]} for count in (5, 68))
+    with pytest.raises(ValueError, match=r"sources that are mixed differ: .*\(5, 2\).*\(68, 2\)"):
+        feed.keep([InMemory(five), InMemory(many)], cache=cache, mesh=sharding.make_mesh())
 
 
 GIB = 2**30

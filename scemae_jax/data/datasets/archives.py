@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import http.client
 import os
 import shutil
 import tarfile
-import urllib.request
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import pooch
 from absl import logging
-from tqdm import tqdm
 
 from scemae_jax.data.images import DatasetError
 
 HOST = "https://www.robots.ox.ac.uk/~vgg/research/DVE/data/datasets"
 """Where the authors of DVE (Thewlis et al., ICCV 2019) keep the datasets as they, and all after them, used them."""
-
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +64,7 @@ class OfficialFiles:
             raise DatasetError(
                 f"{str(tree)!r} has no {self.marker}; complete or remove it, then {archive.name} is used"
             )
-        self._check(archive, _sha1(archive))
+        self._check(archive)
         unpacking = manual_dir / f"{tree.name}.unpacking"
         shutil.rmtree(unpacking, ignore_errors=True)  # of an earlier, interrupted run
         try:
@@ -87,8 +82,6 @@ class OfficialFiles:
     def download(self, manual_dir: str | os.PathLike) -> None:
         """Fetches the archive into `manual_dir`, unless the tree or the archive is there.
 
-        It is written under another name (`.partial`) until it is complete and its SHA-1 is right.
-
         Raises:
           DatasetError: it cannot be fetched, or is not the one whose SHA-1 is known.
         """
@@ -96,25 +89,14 @@ class OfficialFiles:
         archive = manual_dir / self.archive
         if self._tree_in(manual_dir) or archive.is_file():
             return
-        manual_dir.mkdir(parents=True, exist_ok=True)
-        partial = archive.with_name(f"{archive.name}.partial")
-        digest = hashlib.sha1()
+        known = self.sha1 and f"sha1:{self.sha1}"
         try:
-            with urllib.request.urlopen(self.url, timeout=60) as response, partial.open("wb") as file:
-                total = int(response.headers.get("Content-Length") or 0) or None
-                with tqdm(total=total, unit="B", unit_scale=True, desc=archive.name) as progress:
-                    while chunk := response.read(_CHUNK):
-                        file.write(chunk)
-                        digest.update(chunk)
-                        progress.update(len(chunk))
-                if total and file.tell() != total:
-                    raise DatasetError(f"{self.url} ended after {file.tell()} of {total} bytes; run again")
-        except (OSError, http.client.HTTPException) as error:  # URLError and a full disk are OSErrors
-            raise DatasetError(f"{self.url} cannot be downloaded to {str(partial)!r}: {error}") from error
-        self._check(partial, digest.hexdigest())
-        partial.rename(archive)
+            pooch.retrieve(self.url, known, fname=archive.name, path=manual_dir, progressbar=True)
+        except (OSError, ValueError) as error:  # no connection, a full disk; another SHA-1
+            raise DatasetError(f"{self.url} cannot be downloaded to {str(archive)!r}: {error}") from error
 
-    def _check(self, archive: Path, sha1: str) -> None:
+    def _check(self, archive: Path) -> None:
+        sha1 = pooch.file_hash(str(archive), alg="sha1")
         if self.sha1 is None:
             logging.warning("%s has SHA-1 %s, which nobody published: it cannot be checked", archive, sha1)
         elif sha1 != self.sha1:
@@ -126,8 +108,3 @@ class OfficialFiles:
     def _tree_in(self, folder: Path) -> Path | None:
         candidates = (folder / name for name in (*reversed(self.folders), "."))
         return next((tree for tree in candidates if (tree / self.marker).is_file()), None)
-
-
-def _sha1(archive: Path) -> str:
-    with archive.open("rb") as file:
-        return hashlib.file_digest(file, "sha1").hexdigest()

@@ -15,7 +15,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -26,23 +26,25 @@ from jaxtyping import Array, Float, Num
 from tqdm import tqdm
 
 from scemae_jax.config import Config, num_steps
-from scemae_jax.data.record import Faces
+from scemae_jax.data.record import AnnotatedFaces
 from scemae_jax.evaluation import detection
 from scemae_jax.evaluation.few_annotations import FROM_SCRATCH, HEADS, MEAN_SHAPE
 from scemae_jax.evaluation.measurement import Measurement
 from scemae_jax.faces.frame import FRAME, AnyArray, Frame
 from scemae_jax.faces.landmarks import scheme_of
 from scemae_jax.models.convnet import ConvNet
-from scemae_jax.models.heads import LandmarkHead, prior_work_head
+from scemae_jax.models.heads import LandmarkHead, find, prior_work_head
 from scemae_jax.ops.ridge import ridge
 from scemae_jax.systems.sce_mae import landmark_heads
-from scemae_jax.training import optimizer
+from scemae_jax.training import loop, optimizer, sharding
 from scemae_jax.training.processes import OutOfTime
 
 FeatureFn = Callable[[Num[Array | np.ndarray, "n 136 136 3"]], Float[Array, "n g g c"]]
 Forms = Mapping[int, Callable[[Float[np.ndarray, "n l 2"]], Float[np.ndarray, "n k 2"]]]
 
 AT_ONCE = 64
+STEPS_PER_DISPATCH = 20
+"""Of networks so small that the host takes longer to ask for a step than the devices for the step."""
 
 
 def patch_colours(images: Num[Array | np.ndarray, "n 136 136 3"], frame: Frame = FRAME) -> Float[Array, "n 12 12 192"]:
@@ -60,36 +62,21 @@ def standardised(images: Num[Array | np.ndarray, "n 136 136 3"], frame: Frame = 
     return (window.astype(jnp.float32) / scale - 0.45) / 0.25
 
 
-@functools.partial(jax.jit, static_argnames=("network", "update"), donate_argnames=("params", "state"))
-def _step(
-    params: Any, state: Any, inputs: Array, targets: Array, rows: Array, *, network: nn.Module, update: Callable
-) -> tuple[Any, Any]:
-    def loss(params: Any) -> Array:
-        predicted = cast(Array, network.apply({"params": params}, inputs[rows]))
-        return optax.huber_loss(landmark_heads.LOSS_SCALE * predicted, landmark_heads.LOSS_SCALE * targets[rows]).mean()
+class Optimizer(NamedTuple):
+    """Made once for many heads: what is compiled for it serves them all."""
 
-    updates, state = update(jax.grad(loss)(params), state, params)
-    return optax.apply_updates(params, updates), state
-
-
-@functools.partial(jax.jit, static_argnames="network")
-def _initial(key: Array, inputs: Array, *, network: nn.Module) -> Any:
-    return network.init(key, inputs)["params"]
-
-
-@functools.partial(jax.jit, static_argnames="network")
-def _apply(params: Any, inputs: Array, *, network: nn.Module) -> Array:
-    return cast(Array, network.apply({"params": params}, inputs))
+    transformation: optax.GradientTransformation
+    schedule: optax.Schedule
+    steps: int
+    batch_size: int
 
 
 def train(
     network: nn.Module,
     inputs: Float[Array, "v h w c"],
     targets: Float[np.ndarray, "v l 2"],
-    transformation: optax.GradientTransformation,
+    by: Optimizer,
     *,
-    steps: int,
-    batch_size: int,
     seed: int,
 ) -> Any:
     """Trains a landmark network on inputs that stay on the accelerator; returns its parameters.
@@ -98,24 +85,29 @@ def train(
       network: from inputs to landmarks normalised over the window.
       inputs: features or images.
       targets: normalised landmarks.
-      transformation: of the gradients; the same object for the same shapes, else the step compiles anew.
-      steps: of `batch_size` inputs each; every input is drawn once before any is drawn again.
-      batch_size: cut down to the number of inputs.
+      by: the steps, and the inputs of each; every input is drawn once before any is drawn again.
       seed: of weights and order.
     """
-    number = len(inputs)
-    batch_size, rng = min(batch_size, number), np.random.default_rng(seed)
-    rounds = -(-steps * batch_size // number)
-    order = np.concatenate([rng.permutation(number) for _ in range(rounds)])[: steps * batch_size]
-    params = _initial(jax.random.key(seed), inputs[:1], network=network)
-    state, targets_there = transformation.init(params), jnp.asarray(targets, jnp.float32)
-    for rows in jnp.asarray(order.reshape(steps, batch_size)):
-        params, state = _step(params, state, inputs, targets_there, rows, network=network, update=transformation.update)
-    return params
+    task = loop.Task(
+        name="few_shot",
+        loss=landmark_heads.landmark_loss(network),
+        outputs=(),
+        params=landmark_heads.initial_params(network, jax.random.key(seed), inputs[:1]),
+        constants={},
+        inputs={"annotated": landmark_heads.annotated_input(inputs, targets, by.batch_size, seed)},
+        optimizer=by.transformation,
+        schedule=by.schedule,
+        steps=by.steps,
+        log_every=by.steps,
+        checkpoint_every=by.steps,
+        seed=seed,
+        steps_per_dispatch=STEPS_PER_DISPATCH,
+    )
+    return loop.fit(task, workdir=None, mesh=sharding.own_mesh()).params
 
 
 def predict(network: nn.Module, params: Any, inputs: Float[Array, "n h w c"]) -> Float[np.ndarray, "n l 2"]:
-    chunks = [_apply(params, inputs[i : i + AT_ONCE], network=network) for i in range(0, len(inputs), AT_ONCE)]
+    chunks = [find(network, params, inputs[i : i + AT_ONCE]) for i in range(0, len(inputs), AT_ONCE)]
     return np.concatenate([np.asarray(chunk) for chunk in chunks])
 
 
@@ -129,8 +121,8 @@ class Protocol:
     """`config.detect.linear`."""
     features: Mapping[str, FeatureFn]
     """By the names that the results have for them."""
-    train: Faces
-    test: Faces
+    train: AnnotatedFaces
+    test: AnnotatedFaces
     unlabelled: Num[np.ndarray, "m 136 136 3"]
     """Faces that tell the linear head how features vary."""
     forms: Forms
@@ -181,26 +173,25 @@ class _Trial:
             others = self._with_mirrored(p.unlabelled)
             self.unlabelled = {name: _flat(features(others)) for name, features in self.features.items()}
         times = 2 if self.mirror else 1
-        self.head_steps = num_steps(settings, times * settings.views)
-        self.scratch_steps = num_steps(settings.scratch, times * settings.scratch.views)
-        self.head_optimizers = {form: self._head_optimizer(form) for form in p.forms}
-        self.scratch_optimizer = optimizer.adamw(settings.scratch, self.scratch_steps)
+        self.head_optimizers = {form: self._head_optimizer(form, times * settings.views) for form in p.forms}
+        self.scratch_optimizer = _optimizer(optimizer.adamw, settings.scratch, times * settings.scratch.views)
 
-    def _head_optimizer(self, landmarks: int) -> optax.GradientTransformation:
+    def _head_optimizer(self, landmarks: int, views: int) -> Optimizer:
         settings = self.protocol.settings.copy_and_resolve_references()
         settings.weight_decay *= 5 / landmarks
-        return optimizer.adam_l2(settings, self.head_steps)
+        return _optimizer(optimizer.adam_l2, settings, views)
 
     def _with_mirrored(self, images: Any) -> Array:
-        images = jnp.asarray(images)
-        return jnp.concatenate([images, images[:, :, ::-1]]) if self.mirror else images
+        return landmark_heads.with_mirrored(jnp.asarray, images, self.mirror)
 
     def _error(self, predicted: Float[np.ndarray, "n l 2"], **fields: Any) -> Measurement:
         """Error of landmarks normalised over the window."""
         form, pixels = predicted.shape[1], self.protocol.frame.denormalise(predicted)
         return detection.measure(pixels, self.truth[form], scheme_of(form).eyes, **fields)
 
-    def _views(self, faces: Faces, number: int, seed: int) -> tuple[Array, dict[int, Float[np.ndarray, "v l 2"]]]:
+    def _views(
+        self, faces: AnnotatedFaces, number: int, seed: int
+    ) -> tuple[Array, dict[int, Float[np.ndarray, "v l 2"]]]:
         """Warped views of the faces, mirrored ones behind them, and their normalised landmarks by form."""
         views, points = landmark_heads.warped_faces(faces.images, faces.landmarks, number, seed=seed)
         targets = {}
@@ -230,10 +221,7 @@ class _Trial:
             inputs = standardised(views, p.frame)
             for form, wanted in targets.items():
                 network = ConvNet(form, scratch.width)
-                params = train(
-                    network, inputs, wanted, self.scratch_optimizer, steps=self.scratch_steps,
-                    batch_size=scratch.batch_size, seed=seed,
-                )  # fmt: skip
+                params = train(network, inputs, wanted, self.scratch_optimizer, seed=seed)
                 predicted = predict(network, params, standardised(p.test.images, p.frame))
                 yield self._error(predicted, method=FROM_SCRATCH, **drawn_by)
 
@@ -252,11 +240,15 @@ class _Trial:
             head = prior_work_head(form, settings.heatmaps)
         else:
             head = LandmarkHead(form, settings.heatmaps, 1, settings.gain)
-        params = train(
-            head, inputs, wanted, self.head_optimizers[form], steps=self.head_steps, batch_size=settings.batch_size,
-            seed=seed,
-        )  # fmt: skip
+        params = train(head, inputs, wanted, self.head_optimizers[form], seed=seed)
         return predict(head, params, self.test[name])
+
+
+def _optimizer(make: Callable[[Config, int], optax.GradientTransformation], settings: Config, views: int) -> Optimizer:
+    """From the settings of a kind of networks that learn from so many views."""
+    steps = num_steps(settings, views)
+    schedule = optimizer.learning_rate(settings, steps)
+    return Optimizer(make(settings, steps), schedule, steps, settings.batch_size)
 
 
 def _of_unit_length(features: FeatureFn, images: Num[Array | np.ndarray, "n 136 136 3"]) -> Float[Array, "n g g c"]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +18,8 @@ from jaxtyping import Array, Float, Key, Num
 from scemae_jax.config import Config
 from scemae_jax.data import pipeline
 from scemae_jax.faces.landmarks import scheme_of
-from scemae_jax.model import Head, Model, as_square_images, placement
+from scemae_jax.model import Model, as_square_images, placement
+from scemae_jax.models.heads import Head, LandmarkHead, LinearHead, Reads
 from scemae_jax.ops.ridge import ridge
 from scemae_jax.ops.tps import ThinPlateWarp
 from scemae_jax.systems.sce_mae.settings import default
@@ -24,7 +28,6 @@ from scemae_jax.training.feed import Input
 
 LOSS_SCALE = 10.0
 
-
 LINEAR_SETTINGS = {"stride", "mirror", "linear"}
 """The fields of `config.detect` that a linear head depends on, whatever it reads."""
 
@@ -32,6 +35,12 @@ LINEAR_SETTINGS = {"stride", "mirror", "linear"}
 def mirrored_targets(targets: Float[np.ndarray, "n l 2"]) -> Float[np.ndarray, "n l 2"]:
     """Normalised landmarks of the mirrored images; raises ValueError as `LandmarkScheme.mirrored_order`."""
     return (targets * [-1, 1])[:, scheme_of(targets.shape[1]).mirrored_order()]
+
+
+def with_mirrored(function: Callable[[Any], Array], images: Any, mirror: bool) -> Array:
+    """What a function gives for images, and behind it what it gives for them mirrored, if `mirror`."""
+    found = function(images)
+    return jnp.concatenate([found, function(images[:, :, ::-1])]) if mirror else found
 
 
 def few_annotations_warp(key: Key[Array, ""]) -> ThinPlateWarp:
@@ -95,14 +104,11 @@ def fit_linear_head(
             f"{len(unlabelled)} unlabelled faces do not show how features vary: give some hundreds, or None"
         )
     views, points = warped_faces(images, landmarks, settings.linear.views, seed=seed)
-    targets = model.architecture.frame.normalise(points)
+    targets = model.frame.normalise(points)
+    reads = Reads(settings.stride, settings.linear.which, settings.projected_weight)
 
     def features(faces: Any) -> Array:
-        read = (settings.stride, settings.linear.which, settings.projected_weight)
-        found = model.features(faces, *read)
-        if settings.mirror:
-            mirrored = model.features(faces[:, :, ::-1], *read)
-            found = jnp.concatenate([found, mirrored])
+        found = with_mirrored(lambda faces: model.device_features(faces, *reads), faces, settings.mirror)
         return found.reshape(len(found), -1)
 
     if settings.mirror:
@@ -113,17 +119,54 @@ def fit_linear_head(
         annotated if unlabelled is None else features(unlabelled),
         exponent=settings.linear.exponent, strength=settings.linear.strength,
     )  # fmt: skip
-    return Head(
-        num_landmarks=landmarks.shape[1], heatmaps=0, stride=settings.stride, which=settings.linear.which,
-        projected_weight=settings.projected_weight,
-        params=jax.device_get({"linear": {"kernel": fitted.kernel, "bias": fitted.bias}}),
-    )  # fmt: skip
+    params = jax.device_get({"linear": {"kernel": fitted.kernel, "bias": fitted.bias}})
+    return Head(network=LinearHead(landmarks.shape[1]), params=params, reads=reads)
 
 
 def _check_annotated(images: Any, landmarks: Float[np.ndarray, "n l 2"]) -> None:
     if not len(images) or not np.isfinite(landmarks).all():
         raise ValueError(f"a detector needs annotated faces: {len(images)} given, {int(np.isnan(landmarks).sum())} "
                          "unknown coordinates among them")  # fmt: skip
+
+
+@functools.cache
+def landmark_loss(network: nn.Module) -> loop.LossFn:
+    """Huber's, of the landmarks that a network finds in the inputs of a batch."""
+
+    def loss(params: Any, _: loop.Fixed, batch: loop.Batch, key: Array) -> tuple[Array, dict[str, Array]]:
+        examples = batch["annotated"]
+        predicted = cast(Array, network.apply({"params": params}, examples["inputs"]))
+        return optax.huber_loss(LOSS_SCALE * predicted, LOSS_SCALE * examples["landmarks"]).mean(), {}
+
+    return loss
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def initial_params(network: nn.Module, key: Key[Array, ""], inputs: Array) -> Any:
+    return network.init(key, inputs)["params"]
+
+
+def _take(resident: dict[str, Array], batch: dict[str, Array]) -> dict[str, Array]:
+    return {name: values[batch["number"]] for name, values in resident.items()}
+
+
+def annotated_input(
+    inputs: Num[Array | np.ndarray, "n h w c"], landmarks: Float[np.ndarray, "n l 2"], batch_size: int, seed: int
+) -> Input:
+    """Features or images, and their normalised landmarks, which stay on this process's devices.
+
+    The batch is cut down to the number of inputs, and to a multiple of the devices.
+    """
+    mesh = sharding.own_mesh()
+    batch_size = max(min(batch_size, len(inputs)) // mesh.size, 1) * mesh.size
+    order = pipeline.index_batches([len(inputs)], weights=[1.0], batch_size=batch_size, seed=seed)
+    resident = {"inputs": inputs, "landmarks": np.asarray(landmarks, np.float32)}
+    return Input(
+        batches=pipeline.Batches(order),
+        batch_size=batch_size,
+        resident=jax.device_put(resident, sharding.replicated(mesh)),
+        read=_take,
+    )
 
 
 def fit_head(
@@ -156,56 +199,28 @@ def fit_head(
       ValueError: there are no images, or a landmark is unknown.
     """
     _check_annotated(images, landmarks)
-    targets = model.architecture.frame.normalise(landmarks)
-    number = len(images) * (2 if settings.mirror else 1)
-    read = (settings.stride, settings.which, settings.projected_weight)
-    one = model.features(images[:1], *read)
-    constants: dict[str, Any]
-    if number * one.nbytes <= settings.memory_gib * 2**30:
-        constants = {"features": model.features(images, *read)}
-        if settings.mirror:
-            mirrored = model.features(images[:, :, ::-1], *read)
-            constants["features"] = jnp.concatenate([constants["features"], mirrored])
-    else:
-        images = jnp.asarray(images)
-        constants = {"images": jnp.concatenate([images, images[:, :, ::-1]]) if settings.mirror else images}
-        constants["model"] = model.params
+    targets = model.frame.normalise(landmarks)
     if settings.mirror:
         targets = np.concatenate([targets, mirrored_targets(targets)])
-    constants["targets"] = jnp.asarray(targets, jnp.float32)
-    head = Head(
-        num_landmarks=landmarks.shape[1], heatmaps=settings.heatmaps, kernel_size=settings.kernel_size,
-        gain=settings.gain, stride=settings.stride, which=settings.which, projected_weight=settings.projected_weight,
-        params={},
-    )  # fmt: skip
-    network = head.build()
-
-    def features(constants: Any, index: Array) -> Array:
-        if "features" in constants:
-            return constants["features"][index]
-        frozen = dataclasses.replace(model, params=constants["model"])
-        found = frozen.dense_features(constants["images"][index], *read)
-        return jax.lax.stop_gradient(found)
-
-    def loss(params: Any, fixed: loop.Fixed, batch: loop.Batch, _: Array) -> tuple[Array, dict[str, Array]]:
-        numbers = batch["annotated"]["number"]
-        predicted = cast(Array, network.apply({"params": params}, features(fixed.constants, numbers)))
-        error = optax.huber_loss(LOSS_SCALE * predicted, LOSS_SCALE * fixed.constants["targets"][numbers])
-        return error.mean(), {}
-
-    batch_size = min(settings.batch_size, number)
-    mesh = sharding.own_mesh()
-    batch_size = max(batch_size // mesh.size, 1) * mesh.size
-    steps = settings.steps or max(settings.least_steps, 1, round(settings.epochs * number / batch_size))
+    network = LandmarkHead(landmarks.shape[1], settings.heatmaps, settings.kernel_size, settings.gain)
+    reads = Reads(settings.stride, settings.which, settings.projected_weight)
+    one = model.device_features(images[:1], *reads)
+    loss, constants = landmark_loss(network), {}  # pyright: ignore[reportArgumentType] - Flax's modules are hashable
+    if len(targets) * one.nbytes <= settings.memory_gib * 2**30:
+        inputs = with_mirrored(lambda faces: model.device_features(faces, *reads), images, settings.mirror)
+    else:
+        inputs, constants = with_mirrored(jnp.asarray, images, settings.mirror), model.params
+        loss = _loss_of_images(model, loss, reads)
+    source = annotated_input(inputs, targets, settings.batch_size, seed)
+    steps = settings.steps or max(settings.least_steps, 1, round(settings.epochs * len(targets) / source.batch_size))
     cosine = round(steps * settings.cosine_epochs / settings.epochs) if settings.cosine_epochs else steps
-    order = pipeline.index_batches([number], weights=[1.0], batch_size=batch_size, seed=seed)
     task = loop.Task(
         name=name,
         loss=loss,
         outputs=(),
-        params=jax.jit(network.init)(jax.random.key(seed), one)["params"],
+        params=initial_params(network, jax.random.key(seed), one),
         constants=constants,
-        inputs={"annotated": Input(batches=pipeline.Batches(order), batch_size=batch_size)},
+        inputs={"annotated": source},
         optimizer=optimizer.adam_l2(settings, cosine),
         schedule=optimizer.learning_rate(settings, cosine),
         steps=steps,
@@ -213,8 +228,27 @@ def fit_head(
         checkpoint_every=settings.checkpoint_every,
         seed=seed,
     )
-    trained = loop.fit(task, workdir=workdir, mesh=mesh, stop_at=stop_at)
-    return dataclasses.replace(head, params=jax.device_get(trained.params))
+    trained = loop.fit(task, workdir=workdir, mesh=sharding.own_mesh(), stop_at=stop_at)
+    return Head(network=network, params=jax.device_get(trained.params), reads=reads)
+
+
+def _loss_of_images(model: Model, loss: loop.LossFn, reads: Reads) -> loop.LossFn:
+    """The loss of a batch whose inputs are images: their features are computed on the way."""
+
+    def loss_of_images(params: Any, fixed: loop.Fixed, batch: loop.Batch, key: Array) -> tuple[Array, dict[str, Array]]:
+        examples = dict(batch["annotated"])
+        found = dataclasses.replace(model, params=fixed.constants).dense_features(examples["inputs"], *reads)
+        return loss(params, fixed, {"annotated": examples | {"inputs": jax.lax.stop_gradient(found)}}, key)
+
+    return loss_of_images
+
+
+def choose_kind(number: int, settings: Config) -> str:
+    """The kind of head for so many annotated images: linear below `settings.linear.below`. Prints it, and why."""
+    below = settings.linear.below
+    kind, why = ("linear", "fewer") if number < below else ("heatmaps", "not fewer")
+    print(f"landmark head: {kind}, since {number} annotated images are {why} than linear.below={below}")
+    return kind
 
 
 def fit_detector(
@@ -228,7 +262,7 @@ def fit_detector(
 ) -> Model:
     """A model that also detects these landmarks, learnt from annotated faces: `model.detect(images)`.
 
-    Fewer images than `linear.below` get a linear head (seconds), more of them one with heatmaps.
+    Fewer images than `linear.below` get a linear head (seconds), more of them one with heatmaps; it says which.
 
     Args:
       model: from `scemae_jax.load`.
@@ -247,20 +281,21 @@ def fit_detector(
     if unknown := settings.keys() - fields.keys():
         raise AttributeError(f"no detector setting is called {sorted(unknown)}: there are {sorted(fields)}")
     fields.update(settings)
-    frame = model.architecture.frame
-    squares, in_squares = as_square_images(images, frame), placement(images, frame).to_square(np.asarray(landmarks))
-    reads = fields.linear.which if len(images) < fields.linear.below else fields.which
+    squares = as_square_images(images, model.frame)
+    in_squares = placement(images, model.frame).to_square(np.asarray(landmarks))
+    is_linear = choose_kind(len(images), fields) == "linear"
+    reads = fields.linear.which if is_linear else fields.which
     if "projected_weight" in settings and reads != "both":
         raise ValueError(
             f"projected_weight is that of the projected features beside the backbone's, and this head reads {reads!r} "
             "alone: leave it out, or ask for 'both' (which, or linear={'which': 'both'} for a linear head)"
         )
-    if len(images) < fields.linear.below:
-        if unread := sorted(settings.keys() - LINEAR_SETTINGS - {"projected_weight"}):
-            raise ValueError(
-                f"{len(images)} images get a linear head (linear.below is {fields.linear.below}), which has no "
-                f"{', '.join(unread)}: leave that out, or ask for a head with heatmaps with linear={{'below': 0}}"
-            )
-        others = None if unlabelled is None else as_square_images(unlabelled, frame)
-        return model.with_head(fit_linear_head(model, squares, in_squares, others, fields, seed=seed))
-    return model.with_head(fit_head(model, squares, in_squares, fields, seed=seed))
+    if not is_linear:
+        return model.with_head(fit_head(model, squares, in_squares, fields, seed=seed))
+    if unread := sorted(settings.keys() - LINEAR_SETTINGS - {"projected_weight"}):
+        raise ValueError(
+            f"{len(images)} images get a linear head (linear.below is {fields.linear.below}), which has no "
+            f"{', '.join(unread)}: leave that out, or ask for a head with heatmaps with linear={{'below': 0}}"
+        )
+    others = None if unlabelled is None else as_square_images(unlabelled, model.frame)
+    return model.with_head(fit_linear_head(model, squares, in_squares, others, fields, seed=seed))

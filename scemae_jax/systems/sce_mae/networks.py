@@ -11,14 +11,25 @@ import numpy as np
 from absl import logging
 
 from scemae_jax import config as configuration
+from scemae_jax.data.record import AnnotatedFaces, AnyFaces, Faces
 from scemae_jax.experiment import Experiment
-from scemae_jax.model import Architecture, Model, Which
+from scemae_jax.faces.frame import Frame
+from scemae_jax.model import CHUNK, Model, as_square_images, placement
 from scemae_jax.model_file import load
+from scemae_jax.models.architecture import Architecture, Carb
+from scemae_jax.models.heads import Which
 from scemae_jax.systems.sce_mae import pretrain
 
 
 class SceMae(Experiment):
     """An experiment of SCE-MAE."""
+
+    def faces(self, *splits: str) -> AnnotatedFaces:
+        """As the networks take them: the images of the data, resized to `config.model.image_size`."""
+        return in_frame(super().faces(*splits), self.architecture.backbone.frame)
+
+    def some_unlabelled_faces(self) -> Faces:
+        return in_frame(super().some_unlabelled_faces(), self.architecture.backbone.frame)
 
     @functools.cached_property
     def architecture(self) -> Architecture:
@@ -30,7 +41,7 @@ class SceMae(Experiment):
         if not self.config.init:
             return None
         model = load(self.config.init)
-        there, here = model.architecture, self.architecture
+        there, here = model.architecture.backbone, self.architecture.backbone
         for field in ("encoder", "positions"):
             a, b = getattr(there, field), getattr(here, field)
             if a != b:
@@ -87,17 +98,17 @@ class SceMae(Experiment):
         mae = self.mae()
         params = {"encoder": mae.params["encoder"]}
         projector = self.trained("refine")
-        if projector is None and self._pretrained() is None:
-            projector = self.initial and self.initial.params.get("projector")
-            if self.initial is not None and projector is not None:
-                self._check_projector(self.initial.architecture)
+        if projector is None and self._pretrained() is None and self.initial is not None:
+            projector = self.initial.params.get("projector")
+            if projector is not None:
+                self._check_projector(self.initial.architecture.carb)
         if projector is not None:
             params["projector"] = projector
         return dataclasses.replace(mae, params=params)
 
-    def _check_projector(self, there: Architecture) -> None:
+    def _check_projector(self, there: Carb | None) -> None:
         for field in ("projection", "projector_hidden", "projector_normalise"):
-            a, b = getattr(there, field), getattr(self.architecture, field)
+            a, b = getattr(there, field), getattr(self.architecture.carb, field)
             if a != b:
                 raise ValueError(
                     f"config.init: the projector of {self.config.init} has {field} {a!r}, config.model.{field} is "
@@ -115,8 +126,8 @@ class SceMae(Experiment):
         """Backbone, projector and the detectors that were trained."""
         model = self.model()
         for path in sorted((self.workdir / "detectors").glob("*.msgpack")):
-            for head in load(path).heads.values():
-                model = model.with_head(head)
+            for name, head in load(path).heads.items():
+                model = model.with_head(head, name)
         return model
 
     def measured_networks(self, baselines: bool) -> dict[str, tuple[Model, Which]]:
@@ -128,6 +139,21 @@ class SceMae(Experiment):
         if (model := self.model()).refined:
             networks["SCE-MAE"] = (model, "projected")
         return networks
+
+
+def in_frame(faces: AnyFaces, frame: Frame) -> AnyFaces:
+    """Faces whose images have the frame's size; those of another are resized, and their landmarks with them."""
+    size = frame.image_size
+    if faces.images.shape[1:3] == (size, size):
+        return faces
+    images = [np.zeros((0, size, size, 3), np.uint8)]
+    for start in range(0, len(faces), CHUNK):
+        squares = as_square_images(faces.images[start : start + CHUNK], frame)
+        images.append(np.rint(255 * np.asarray(squares)).astype(np.uint8))
+    resized: dict[str, Any] = {"images": np.concatenate(images)}
+    if faces.landmarks is not None:
+        resized["landmarks"] = placement(faces.images, frame).to_square(faces.landmarks)
+    return dataclasses.replace(faces, **resized)
 
 
 def _same_shapes(a: Any, b: Any) -> bool:

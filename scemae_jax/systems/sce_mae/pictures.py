@@ -66,7 +66,7 @@ def pictures(
     """
     if not len(faces) or examples < 1:
         raise ValueError(f"{len(faces)} faces given, {examples} asked for: a report shows one or more")
-    shown, frame = different_people(faces, examples, seed), model.architecture.frame
+    shown, frame = different_people(faces, examples, seed), model.frame
     drawn = reconstruction_pictures(mae, shown, seed)
     drawn |= selection_pictures(model, shown)
     maps = feature_maps(mae, model, shown)
@@ -76,7 +76,7 @@ def pictures(
     if embedded:
         drawn |= embedding_pictures(embedded, rows)
     drawn |= few_annotations_pictures(rows)
-    if shown.landmarks.size:
+    if shown.points.size:
         for count, detect in sorted(detectors.items()):
             drawn |= detection_pictures(detect, count, shown, frame)
     return drawn
@@ -85,7 +85,7 @@ def pictures(
 def different_people(faces: Faces, count: int, seed: int) -> Faces:
     """`count` faces drawn at random, of as many people as there are; fewer if there are not so many faces."""
     order = np.random.default_rng(seed).permutation(len(faces))
-    _, first = np.unique(faces.subjects[order], return_index=True)
+    _, first = np.unique(faces.people[order], return_index=True)
     repeats = np.setdiff1d(np.arange(len(faces)), first)
     return faces.take(order[np.concatenate([np.sort(first), repeats])[:count]])
 
@@ -105,13 +105,14 @@ def pasted(
 
     Targets normalised per patch get the true patch's mean and deviation back, which the decoder was not asked for.
     """
-    patch_size, rows = architecture.variant.patch_size, images.shape[1] // architecture.variant.patch_size
-    if architecture.normalise_target:
-        target = vit.patchify(architecture.normalise(images), patch_size)
+    backbone = architecture.backbone
+    patch_size, rows = backbone.variant.patch_size, images.shape[1] // backbone.variant.patch_size
+    if architecture.build_mae().normalise_target:
+        target = vit.patchify(backbone.normalise(images), patch_size)
         mean, deviation = masked_autoencoder.target_statistics(target)
         reconstruction = reconstruction * deviation + mean
     decoded = vit.unpatchify(reconstruction, patch_size, rows)
-    decoded = jnp.clip(decoded * jnp.array(architecture.std) + jnp.array(architecture.mean), 0, 1)
+    decoded = jnp.clip(decoded * jnp.array(backbone.std) + jnp.array(backbone.mean), 0, 1)
     return jnp.where(pixel_mask(mask, patch_size, rows), decoded, images)
 
 
@@ -125,24 +126,25 @@ def pixel_mask(mask: Float[Array, "b n"], patch_size: int, rows: int) -> Array:
 def _masked_and_pasted(
     architecture: Architecture, params: Any, images: Float[Array, "b h w 3"], noise: Float[Array, "b n"]
 ) -> tuple[Float[Array, "b h w 3"], Float[Array, "b h w 3"]]:
-    output = bind(architecture.build_mae(), params)(architecture.normalise(images), noise)
-    hidden = pixel_mask(output.mask, architecture.variant.patch_size, architecture.side)
+    output = bind(architecture.build_mae(), params)(architecture.backbone.normalise(images), noise)
+    hidden = pixel_mask(output.mask, architecture.backbone.variant.patch_size, architecture.backbone.side)
     return jnp.where(hidden, MASK_GREY, images), pasted(architecture, images, output.reconstruction, output.mask)
 
 
 def reconstruction_pictures(mae: Model, faces: Faces, seed: int) -> dict[str, Picture]:
     if "decoder" not in mae.params:
         return {}
-    architecture, images = mae.architecture, jnp.asarray(windows(faces, mae.architecture.frame))
-    noise = jax.random.uniform(jax.random.key(seed), (len(images), architecture.side**2))
+    architecture, images = mae.architecture, jnp.asarray(windows(faces, mae.frame))
+    network = architecture.build_mae()
+    noise = jax.random.uniform(jax.random.key(seed), (len(images), architecture.backbone.side**2))
     params = {name: mae.params[name] for name in ("encoder", "decoder")}
     masked, whole = _masked_and_pasted(architecture, params, images, noise)
-    shown = {"input": images, f"{architecture.mask_ratio:.0%} hidden": masked, "reconstructed": whole}
+    shown = {"input": images, f"{network.mask_ratio:.0%} hidden": masked, "reconstructed": whole}
     caption = (
         "Look at whether hidden eyes, noses and mouths come back at the right place; visible patches are the input's "
         "own."
     )
-    if architecture.normalise_target:
+    if network.normalise_target:
         caption += " Hidden patches have their true mean and contrast, since the network predicts them normalised."
     drawn = figures.png(figures.face_rows({name: np.asarray(row) for name, row in shown.items()}))
     alt = "Faces, the same with most patches hidden, and as the masked autoencoder completes them"
@@ -151,7 +153,7 @@ def reconstruction_pictures(mae: Model, faces: Faces, seed: int) -> dict[str, Pi
 
 @functools.partial(jax.jit, static_argnames="architecture")
 def _select(architecture: Architecture, encoder: Any, images: Float[Array, "b h w 3"]) -> SelectedTokens:
-    return bind(architecture.build_carb(), {"encoder": encoder}).select(architecture.normalise(images))
+    return bind(architecture.build_carb(), {"encoder": encoder}).select(architecture.backbone.normalise(images))
 
 
 def selections(model: Model, images: Float[np.ndarray, "b 96 96 3"]) -> list[figures.Selection]:
@@ -161,26 +163,26 @@ def selections(model: Model, images: Float[np.ndarray, "b 96 96 3"]) -> list[fig
     for patches, is_attentive, source in zip(selected.patches, selected.attentive, selected.source, strict=True):
         count = is_attentive.sum()
         attentive = np.isin(np.arange(len(source)), patches[:count])
-        inattentive_cluster = source - count if model.architecture.num_clusters else -1
+        inattentive_cluster = source - count if model.architecture.build_carb().num_clusters else -1
         chosen.append(figures.Selection(attentive, np.where(attentive, -1, inattentive_cluster), patches[count:]))
     return chosen
 
 
 def selection_pictures(model: Model, faces: Faces) -> dict[str, Picture]:
-    architecture, images = model.architecture, windows(faces, model.architecture.frame)
+    network, images = model.architecture.build_carb(), windows(faces, model.frame)
     chosen = selections(model, images)
     others = "The others are dropped."
-    if architecture.num_clusters:
+    if network.num_clusters:
         others = (
-            f"The others form {architecture.num_clusters} clusters, one colour each, which should follow regions such "
+            f"The others form {network.num_clusters} clusters, one colour each, which should follow regions such "
             "as skin, hair and background; only their centres (diamonds) are kept."
         )
     caption = (
         f"The bright, outlined {chosen[0].attentive.sum()} patches are those that the CLS token of layer "
-        f"{architecture.split_layer} attends to most: they should lie on the face, not on hair or background. {others}"
+        f"{network.split_layer} attends to most: they should lie on the face, not on hair or background. {others}"
     )
     names = ("input", "selection")
-    drawn = figures.png(figures.selections(images, chosen, architecture.variant.patch_size, names))
+    drawn = figures.png(figures.selections(images, chosen, network.encoder.patch_size, names))
     alt = "Attentive patches outlined, inattentive patches tinted by cluster, cluster centres marked"
     return {"selection": Picture("Attentive patches and clusters", caption, drawn, alt)}
 
@@ -213,9 +215,9 @@ def query_points(landmarks: Float[np.ndarray, "n l 2"], frame: Frame = FRAME) ->
 
 def feature_maps(mae: Model, model: Model, faces: Faces) -> dict[str, Float[Array, "n g g c"]]:
     """The backbone's features, and the refined ones where there are any, by the name the results have for them."""
-    maps = {"MAE only": mae.features(faces.images, STRIDE, "backbone")}
+    maps = {"MAE only": mae.device_features(faces.images, STRIDE, "backbone")}
     if model.refined:
-        maps["SCE-MAE"] = model.features(faces.images, STRIDE, "projected")
+        maps["SCE-MAE"] = model.device_features(faces.images, STRIDE, "projected")
     return maps
 
 
@@ -233,7 +235,7 @@ def cosine_maps(
 
 def similarity_pictures(maps: Mapping[str, Array], faces: Faces, frame: Frame) -> dict[str, Picture]:
     faces = faces.take(np.arange(min(MAPPED_FACES, len(faces))))
-    names, points, truth = query_points(faces.landmarks, frame)
+    names, points, truth = query_points(faces.points, frame)
     picked = np.unique(np.linspace(0, len(names) - 1, DRAWN_QUERIES).round().astype(int))
     similarity = {
         name: np.asarray(cosine_maps(features[0], features[: len(faces)], points[0, picked], frame.window))
@@ -244,7 +246,7 @@ def similarity_pictures(maps: Mapping[str, Array], faces: Faces, frame: Frame) -
         for i, point in enumerate(picked)
         for kind, found in similarity.items()
     ]
-    target = "the hollow circle; the cross marks the highest value" if faces.landmarks.size else "under the cross"
+    target = "the hollow circle; the cross marks the highest value" if faces.points.size else "under the cross"
     caption = (
         "How alike the features everywhere are to those at the point marked on the left (cosine similarity, brighter "
         "is more alike; each row has its own scale). Look for one bright spot at the same landmark of every face, "
@@ -259,7 +261,7 @@ def match_pictures(maps: Mapping[str, Array], faces: Faces, frame: Frame) -> dic
     pairs = np.arange(len(faces) // 2 * 2).reshape(-1, 2)
     if not len(pairs):
         return {}
-    images, (_, points, truth) = windows(faces, frame), query_points(faces.landmarks, frame)
+    images, (_, points, truth) = windows(faces, frame), query_points(faces.points, frame)
     a, b = pairs.T
     predict = jax.jit(jax.vmap(functools.partial(correspondence.predict_matches, window=frame.window)))
     found = {}
@@ -270,7 +272,7 @@ def match_pictures(maps: Mapping[str, Array], faces: Faces, frame: Frame) -> dic
             figures.Match(queries, found_at, known, f"{name}: mean error {error:.1f}" if np.isfinite(error) else name)
             for queries, found_at, known, error in zip(points[a], predicted, truth[b], errors, strict=True)
         ]
-    if faces.landmarks.size:
+    if faces.points.size:
         caption = (
             "Each landmark of the left face is sought in the right one, another person's, by its feature alone. Look "
             "at how near the filled dots come to the hollow circles, the truth, of their colour. "
@@ -316,7 +318,7 @@ def few_annotations_pictures(rows: pd.DataFrame) -> dict[str, Picture]:
 
 
 def detection_pictures(detect: Detector, count: int, faces: Faces, frame: Frame) -> dict[str, Picture]:
-    truth = in_form(faces.landmarks, count)
+    truth = in_form(faces.points, count)
     predicted, eyes = np.asarray(detect(faces.images)), scheme_of(count).eyes
     measure = functools.partial(detection.inter_ocular_error, eyes=eyes) if eyes else detection.box_diagonal_error
     labels = [f"error {error:.1f} %" for error in np.asarray(measure(predicted, truth))]

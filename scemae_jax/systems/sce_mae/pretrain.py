@@ -8,37 +8,21 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array
 
 from scemae_jax.config import Config
-from scemae_jax.data import augment
-from scemae_jax.faces.frame import FRAME
-from scemae_jax.model import Architecture
+from scemae_jax.data.augment import random_views
 from scemae_jax.models import mae, vit
+from scemae_jax.models.architecture import Architecture
 from scemae_jax.training import loop, optimizer
 from scemae_jax.training.feed import Input
 
 
-def random_views(
-    key: Key[Array, ""], images: Array, config: Config, window: int = FRAME.window
-) -> tuple[Float[Array, "b 96 96 3"], augment.Crops]:
-    """Random crops of uint8 images, in [0, 1] and of the window's size, by crop_scale, crop_ratio, flip and jitter."""
-    crop_key, jitter_key = jax.random.split(key)
-    crops = augment.sample_crops(
-        crop_key, len(images), source=images.shape[1], output=window, scale=tuple(config.crop_scale),
-        ratio=tuple(config.crop_ratio), flip=config.flip,
-    )  # fmt: skip
-    views = jnp.clip(augment.resize_crops(images.astype(jnp.float32) / 255.0, crops), 0, 1)
-    if config.jitter:
-        views = augment.colour_jitter(jitter_key, views, config.jitter)
-    return views, crops
-
-
 def initial_params(architecture: Architecture, seed: int) -> Any:
     """Random parameters of encoder and decoder."""
-    network = architecture.build_mae()
-    window = architecture.frame.window
-    images, noise = jnp.zeros((1, window, window, 3)), jnp.zeros((1, architecture.side**2))
+    network, backbone = architecture.build_mae(), architecture.backbone
+    images = jnp.zeros((1, backbone.frame.window, backbone.frame.window, 3))
+    noise = jnp.zeros((1, backbone.side**2))
     return jax.jit(network.init)(jax.random.key(seed), images, noise)["params"]
 
 
@@ -50,16 +34,16 @@ def task(
     steps: int,
 ) -> loop.Task:
     """The pretraining task; `config` is the whole config, `params` those to start from."""
-    settings = config.pretrain
+    settings, backbone = config.pretrain, architecture.backbone
     network = architecture.build_mae(vit.LayerLoop(scan=settings.scan_layers, remat=settings.remat))
     augmentation = ml_collections.FrozenConfigDict(settings.augment)
 
     def loss(params: Any, _: loop.Fixed, batch: loop.Batch, key: Array) -> tuple[Array, dict[str, Array]]:
         view_key, noise_key = jax.random.split(key)
-        images = batch["unlabelled"]["image"]
-        views, _crops = random_views(view_key, images, augmentation, architecture.frame.window)
-        noise = jax.random.uniform(noise_key, (len(views), architecture.side**2))
-        output = cast(mae.MAEOutput, network.apply({"params": params}, architecture.normalise(views), noise))
+        views, _crops = random_views(view_key, batch["unlabelled"], augmentation, backbone.frame.window)
+        images = backbone.normalise(views["image"])
+        noise = jax.random.uniform(noise_key, (len(images), backbone.side**2))
+        output = cast(mae.MAEOutput, network.apply({"params": params}, images, noise))
         return output.loss, {}
 
     def next_average(state: Any, params: Any, _: Any) -> Any:

@@ -10,11 +10,10 @@ import ml_collections
 from jaxtyping import Array, Float
 
 from scemae_jax.config import Config
-from scemae_jax.data import augment
-from scemae_jax.model import Architecture
+from scemae_jax.data.augment import Crops, random_views
 from scemae_jax.models import carb
+from scemae_jax.models.architecture import Architecture
 from scemae_jax.ops.lcr import lcr_loss, lcr_loss_across
-from scemae_jax.systems.sce_mae.pretrain import random_views
 from scemae_jax.training import loop, optimizer
 from scemae_jax.training.feed import Input
 
@@ -22,15 +21,20 @@ from scemae_jax.training.feed import Input
 def initial_projector(architecture: Architecture, seed: int) -> Any:
     """Random parameters of the projector."""
     projector = architecture.build_carb().projector
-    return projector.init(jax.random.key(seed), jnp.zeros((1, architecture.variant.width)))["params"]
+    return projector.init(jax.random.key(seed), jnp.zeros((1, architecture.backbone.variant.width)))["params"]
 
 
-def positions_in_image(selected: carb.SelectedTokens, crops: augment.Crops, patch_size: int) -> Float[Array, "b t 2"]:
-    """Places of the selected tokens in the source image, in units of the patch grid at the window's own scale."""
+def positions_in_image(
+    selected: carb.SelectedTokens, crops: Crops, patch_size: int, scale: float = 1.0
+) -> Float[Array, "b t 2"]:
+    """Places of the selected tokens in the source image, in units of the patch grid at the window's own scale.
+
+    `scale` is that of the window: its pixels per pixel of the source image.
+    """
     side = crops.output // patch_size
     grid = jnp.asarray(carb.patch_positions(side, side))[selected.patches]
     centres = grid * patch_size + (patch_size - 1) / 2
-    return crops.to_source(centres) / patch_size
+    return crops.to_source(centres) * scale / patch_size
 
 
 def task(
@@ -52,27 +56,28 @@ def task(
         "repellence": tuple(settings.repellence),
         "locality": settings.locality,
     }
-    two_crops, patch_size = settings.two_crops, architecture.variant.patch_size
-    side, window = architecture.side, architecture.frame.window
+    two_crops, backbone = settings.two_crops, architecture.backbone
+    patch_size, side, frame = backbone.variant.patch_size, backbone.side, backbone.frame
 
     def project(params: Any, encoder: Any, images: Array) -> tuple[Array, carb.SelectedTokens]:
         variables = {"params": {"encoder": encoder, "projector": params}}
-        return cast(tuple[Array, carb.SelectedTokens], network.apply(variables, architecture.normalise(images)))
+        return cast(tuple[Array, carb.SelectedTokens], network.apply(variables, backbone.normalise(images)))
 
     def loss(params: Any, fixed: loop.Fixed, batch: loop.Batch, key: Array) -> tuple[Array, dict[str, Array]]:
         key_a, key_b = jax.random.split(key)
-        encoder, images = fixed.constants, batch["unlabelled"]["image"]
-        views, crops = random_views(key_a, images, augmentation, window)
-        features, selected = project(params, encoder, views)
+        encoder, faces = fixed.constants, batch["unlabelled"]
+        views, crops = random_views(key_a, faces, augmentation, frame.window)
+        features, selected = project(params, encoder, views["image"])
         if two_crops:
-            views_b, crops_b = random_views(key_b, images, augmentation, window)
-            features_b, selected_b = project(params, encoder, views_b)
+            scale = frame.image_size / faces["image"].shape[1]
+            views_b, crops_b = random_views(key_b, faces, augmentation, frame.window)
+            features_b, selected_b = project(params, encoder, views_b["image"])
             losses = jax.vmap(lambda *sides: lcr_loss_across(*sides, **terms))(
                 features,
-                positions_in_image(selected, crops, patch_size),
+                positions_in_image(selected, crops, patch_size, scale),
                 selected.attentive,
                 features_b,
-                positions_in_image(selected_b, crops_b, patch_size),
+                positions_in_image(selected_b, crops_b, patch_size, scale),
                 selected_b.attentive,
             )
         else:

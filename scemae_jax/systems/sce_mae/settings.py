@@ -7,6 +7,7 @@ import ml_collections
 from scemae_jax import config as shared
 from scemae_jax.config import Config
 from scemae_jax.evaluation.few_annotations import HEADS
+from scemae_jax.evaluation.matching import PATCH
 from scemae_jax.models import vit
 
 PAPER_ENCODERS = {"t8": "T/8", "s8": "S/8", "b8": "B/8"}
@@ -160,11 +161,26 @@ def check(config: Config) -> None:
     """
     shared.check(config)
     described = shared.architecture(config)
-    patch_size = described.variant.patch_size
+    patch_size, frame = described.backbone.variant.patch_size, described.backbone.frame
+    if frame.window % patch_size:
+        raise ValueError(f"config.model.window is {frame.window}: choose a multiple of the patch size {patch_size}")
     for stage in ("match", "detect", "few_shot", "represent", "export"):
         stride = config[stage].stride
         if stride < 1 or patch_size % stride:
             raise ValueError(f"config.{stage}.stride is {stride}: choose a divisor of the patch size {patch_size}")
+        shift = (patch_size - stride + 1) // 2
+        if shift > frame.offset:
+            raise ValueError(
+                f"config.{stage}.stride is {stride}: windows of {frame.window} pixels are shifted by {shift}, and "
+                f"images of {frame.image_size} leave {frame.offset}: choose a larger stride, a smaller "
+                "config.model.window or a larger config.model.image_size"
+            )
+    if "match" in config.stages and config.match.baselines and frame.offset < PATCH // 2:
+        raise ValueError(
+            f"config.match.baselines: the patches of raw pixels reach {PATCH // 2} pixels beyond the window, and "
+            f"config.model.window={frame.window} leaves {frame.offset} of image_size={frame.image_size}: choose a "
+            "larger image_size, or config.match.baselines=False"
+        )
     which = ("backbone", "projected", "both")
     shared.check_choices(
         config,
@@ -180,7 +196,7 @@ def check(config: Config) -> None:
         shared.check_training(config, stage)
     if not 0 <= config.pretrain.average < 1:
         raise ValueError(f"config.pretrain.average is {config.pretrain.average}: choose 0 (none), or less than 1")
-    n = described.side**2
+    n = described.backbone.side**2
     attentive = round(config.model.attentive_fraction * n)
     if not 0 < attentive < n or not 0 <= config.model.num_clusters <= n - attentive:
         raise ValueError(

@@ -14,18 +14,20 @@ from clu import parameter_overview
 
 from scemae_jax import config as configuration
 from scemae_jax.data import sources
+from scemae_jax.data.augment import random_views
 from scemae_jax.evaluation import detection, matching, representation
 from scemae_jax.evaluation.attention import attentive_near_landmarks
 from scemae_jax.evaluation.measurement import Measurement, as_table, measurements, over
-from scemae_jax.experiment import SOME_IMAGES, Stage, System
+from scemae_jax.experiment import Stage, System
 from scemae_jax.faces.landmarks import five_points, in_form, scheme_of
 from scemae_jax.model_file import export_stablehlo, load, save_model
 from scemae_jax.report.html import write_report
 from scemae_jax.report.table import LEFT_OUT, counts_by_split
 from scemae_jax.systems.sce_mae import few_annotations, landmark_heads, pictures, pretrain, refine, settings
-from scemae_jax.systems.sce_mae.networks import SceMae
+from scemae_jax.systems.sce_mae.networks import SceMae, in_frame
 from scemae_jax.systems.sce_mae.tables import CLAMPED, OURS, tables
 from scemae_jax.training import processes
+from scemae_jax.training.run_data import SOME_IMAGES
 
 FEW_SHOT_ROWS = "few_shot_draws.jsonl"
 HOW_TO_ANNOTATE = "; of the people in a folder's landmarks.csv, a fifth become the test split"
@@ -55,6 +57,7 @@ def _split_diagnostic(experiment: SceMae) -> list[Measurement]:
         if split in experiment.dataset.info.splits:
             faces = sources.read_faces(experiment.dataset, [split], SOME_IMAGES).annotated()
             if len(faces):
+                faces = in_frame(faces, experiment.architecture.backbone.frame)
                 return attentive_near_landmarks(experiment.mae(), faces, split=split)
     return []
 
@@ -71,19 +74,20 @@ def run_match(experiment: SceMae) -> dict[str, Any]:
     if not len(pairs):
         return {"skipped": f"{len(faces)} annotated faces in split {split}, and two make a pair{HOW_TO_ANNOTATE}"}
     available = faces.landmarks.shape[1]
-    if available == 68:  # one pass for both forms: the five points are columns of their own
+    forms = scheme_of(available).forms
+    if len(forms) > 1:  # one pass for both forms: the five points are columns of their own
         both = np.concatenate([five_points(faces.landmarks), faces.landmarks], axis=1)
         faces = dataclasses.replace(faces, landmarks=both)
     networks = experiment.measured_networks(settings.baselines)
     if settings.clustered:
         networks["MAE, clustered"] = (experiment.mae(), "clustered")
     own: dict[str, matching.FeatureFn | None] = {"own location": None}
-    frame = experiment.architecture.frame
+    frame = experiment.architecture.backbone.frame
     raw_patches = functools.partial(matching.raw_patches, frame=frame)
     baselines = own | ({"raw patches": raw_patches} if settings.baselines else {})
     trained, means, some = own.copy(), {}, experiment.some_unlabelled_faces().images
     for name, (network, which) in networks.items():
-        dense = functools.partial(network.features, stride=settings.stride, which=which)
+        dense = functools.partial(network.device_features, stride=settings.stride, which=which)
         if name == "untrained":
             baselines[name] = dense
         else:
@@ -106,11 +110,11 @@ def run_match(experiment: SceMae) -> dict[str, Any]:
             rows += matching.over_pairings(errors[len(pairs) :, part], len(again), **kind.fields(), **about)
         return rows
 
-    columns = {5: slice(0, 5), 68: slice(5, None)} if available == 68 else {available: slice(None)}
+    columns = {count: slice(-count, None) if count == available else slice(0, count) for count in forms}
     return {
         "split": split,
         "pairs": len(pairs),
-        "pairs_of_one_person": int((faces.subjects[pairs[:, 0]] == faces.subjects[pairs[:, 1]]).sum()),
+        "pairs_of_one_person": int((faces.people[pairs[:, 0]] == faces.people[pairs[:, 1]]).sum()),
         "warp_seed": settings.warp_seed,
         "stride": settings.stride,
         "measurements": [row for landmarks, part in columns.items() for row in rows(landmarks, part)],
@@ -132,10 +136,10 @@ def run_detect(experiment: SceMae) -> dict[str, Any]:
     if settings.mirror and scheme_of(train.landmarks.shape[1]).mirror is None:
         logging.warning("which of %d landmarks mirror which is not known: no mirrored images", train.landmarks.shape[1])
         settings.mirror = False
-    is_linear = len(train) < settings.linear.below
+    kind = landmark_heads.choose_kind(len(train), settings)
     for count in scheme_of(train.landmarks.shape[1]).choose_forms(settings.landmarks):
         landmarks = in_form(train.landmarks, count)
-        if is_linear:
+        if kind == "linear":
             unlabelled = experiment.some_unlabelled_faces().images
             head = landmark_heads.fit_linear_head(
                 model, train.images, landmarks, unlabelled, settings, seed=config.seed
@@ -158,7 +162,7 @@ def run_detect(experiment: SceMae) -> dict[str, Any]:
         "split": split,
         "images": len(test),
         "annotated_images": len(train),
-        "head": "linear" if is_linear else "heatmaps",
+        "head": kind,
         "measurements": rows,
     }
 
@@ -172,13 +176,16 @@ def run_few_shot(experiment: SceMae) -> dict[str, Any]:
             "skipped": f"{len(train)} annotated faces to learn from and {len(test)} in split {config.data.test_split}: "
             f"{min(settings.counts)} and one are needed{HOW_TO_ANNOTATE}"
         }
-    frame, features = experiment.architecture.frame, {}
+    frame, features = experiment.architecture.backbone.frame, {}
     if settings.baselines:
         features["raw patches"] = functools.partial(few_annotations.patch_colours, frame=frame)
     for name, (network, which) in experiment.measured_networks(settings.baselines).items():
         chosen = settings.which if name == "SCE-MAE" else which
         features[name] = functools.partial(
-            network.features, stride=settings.stride, which=chosen, projected_weight=config.detect.projected_weight
+            network.device_features,
+            stride=settings.stride,
+            which=chosen,
+            projected_weight=config.detect.projected_weight,
         )
     forms = scheme_of(train.landmarks.shape[1]).choose_forms(settings.landmarks)
     protocol = few_annotations.Protocol(
@@ -208,10 +215,9 @@ def run_represent(experiment: SceMae) -> dict[str, Any]:
     settings, split = experiment.config.represent, experiment.config.data.test_split
     faces = experiment.faces(split)
     faces = faces.take(np.arange(min(len(faces), settings.images or len(faces))))
-    landmarks = faces.landmarks
-    if landmarks.shape[1] == 68:
-        landmarks = in_form(faces.landmarks, settings.landmarks)
-    frame = experiment.architecture.frame
+    (count,) = scheme_of(faces.landmarks.shape[1]).choose_forms([settings.landmarks])
+    landmarks = in_form(faces.landmarks, count)
+    frame = experiment.architecture.backbone.frame
     visible = representation.visible(landmarks, frame)
     if (visible.sum(axis=0) > 1).sum() < 2 or visible.sum() <= settings.perplexity:
         return {
@@ -222,7 +228,7 @@ def run_represent(experiment: SceMae) -> dict[str, Any]:
     rows, points = [], {}
     about = {"split": split, "landmarks": landmarks.shape[1], "stride": settings.stride}
     for name, (network, which) in experiment.measured_networks(experiment.config.match.baselines).items():
-        dense = functools.partial(network.features, stride=settings.stride, which=which)
+        dense = functools.partial(network.device_features, stride=settings.stride, which=which)
         kind = representation.represent(
             representation.landmark_features(dense, faces.images, landmarks, frame),
             perplexity=settings.perplexity, repeats=settings.repeats, seed=experiment.config.seed, name=name,
@@ -254,7 +260,7 @@ def run_report(experiment: SceMae) -> dict[str, Any]:
         faces=faces,
         mae=experiment.mae(),
         model=model,
-        detectors={count: functools.partial(model.detect, num_landmarks=count) for count in model.heads},
+        detectors={int(name): functools.partial(model.detect, head=name) for name in model.heads},
         results=experiment.results(),
         examples=experiment.config.report.examples,
         seed=experiment.config.seed,
@@ -262,7 +268,7 @@ def run_report(experiment: SceMae) -> dict[str, Any]:
     )
     path = write_report(
         experiment.workdir,
-        title=f"SCE-MAE {experiment.architecture.encoder} on {experiment.config.data.dataset}",
+        title=f"SCE-MAE {experiment.architecture.backbone.encoder} on {experiment.config.data.dataset}",
         subtitle="Face landmarks learnt without annotations: a masked autoencoder, then correspondences refined by "
         "repellence.",
         results=experiment.results(),
@@ -299,7 +305,7 @@ def run_export(experiment: SceMae) -> dict[str, Any]:
 def describe(experiment: SceMae) -> None:
     """Prints the networks' parameters, a batch and the steps of stages 1 and 2."""
     config, architecture, num_images = experiment.config, experiment.architecture, experiment.num_images
-    window = architecture.frame.window
+    window = architecture.backbone.frame.window
     params = pretrain.initial_params(architecture, config.seed)
     params |= {"projector": refine.initial_projector(architecture, config.seed)}
     print(parameter_overview.get_parameter_overview(params, include_stats=False))
@@ -311,8 +317,8 @@ def describe(experiment: SceMae) -> None:
             continue
         stage = config[name]
         batch = jnp.stack([experiment.unlabelled_images[0][0][0]["image"]] * stage.batch_size)
-        views, _ = jax.eval_shape(
-            lambda b, a=stage.augment: pretrain.random_views(jax.random.key(0), b, a, window), batch
+        views = jax.eval_shape(
+            lambda b, a=stage.augment: random_views(jax.random.key(0), {"image": b}, a, window)[0]["image"], batch
         )
         steps = configuration.num_steps(stage, num_images)
         print(
