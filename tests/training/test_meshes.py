@@ -28,6 +28,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from scemae_jax import config as configuration
+from scemae_jax.data import pipeline
 from scemae_jax.systems.sce_mae import pretrain, refine, settings
 from scemae_jax.training import feed, loop, sharding
 
@@ -65,6 +66,14 @@ def run(name, mesh, stage="pretrain", **settings):
     return {jax.tree_util.keystr(path): str(leaf.sharding.spec) for path, leaf in leaves}
 
 one = mesh_of(1)
+rng = np.random.default_rng(0)
+fields = {"image": Noise.images[:, :16, :16], "parts": Noise.images[:, :5, :7, 0], "visible": rng.random((45, 5)) < 0.5}
+fields |= {"landmarks": rng.normal(size=(45, 68, 2)).astype(np.float32), "subject": np.arange(45, dtype=np.int32)}
+for count in (1, 8):
+    kept = feed.keep([pipeline.InMemory(fields)], cache="device", mesh=mesh_of(count))
+    source = kept.batches([1.0], batch_size=16, seed=0)
+    batch = jax.jit(source.read)(source.resident, source.put(kept.mesh, source.draw(1)))
+    np.savez(folder / f"fields of {count}.npz", **jax.device_get(batch))
 run("one", one)
 for name, (_, fsdp) in shapes.items():
     placed = run(name, mesh_of(8, fsdp))
@@ -112,6 +121,14 @@ def assert_same_curve(folder: Path, reference: Path, first: int = 1) -> None:
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_mesh_shape_trains_as_one_device(runs, name):
     assert_same_curve(runs / name, runs / "one")
+
+
+def test_all_fields_come_from_eight_devices_as_from_one(runs):
+    one, eight = (np.load(runs / f"fields of {count}.npz") for count in (1, 8))
+    assert sorted(one.files) == sorted(eight.files) == ["image", "landmarks", "parts", "subject", "visible"]
+    for name in one.files:
+        assert one[name].dtype == eight[name].dtype
+        np.testing.assert_array_equal(one[name], eight[name])
 
 
 def test_the_loss_changes_over_the_steps(runs):
