@@ -45,7 +45,7 @@ def _dense_features(
             tokens, projected = bind(architecture.build_carb(), params).features(windows)
             both = [tokens, projected_weight * projected]
             chosen = projected if which == "projected" else jnp.concatenate(both, axis=-1)
-        return chosen.reshape(len(windows), side, side, -1).astype(jnp.float32)
+        return chosen.reshape(windows.shape[0], side, side, -1).astype(jnp.float32)
 
     return cover_and_stride(
         window_features,

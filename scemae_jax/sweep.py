@@ -302,8 +302,7 @@ class Summary:
         method's name or, if there are several, also the points'. Columns are the table's, and the method's variants.
         """
         columns, rows = (*table.columns, *table.index[1:]), table.rows
-        ours = next((name for name in table.ours if name in set(rows["method"])), None)
-        rows = rows.assign(row=rows["point"].where(rows["method"] == ours), column=labels(rows, columns))
+        rows = rows.assign(row=rows["point"].where(rows["method"] == table.own), column=labels(rows, columns))
         for method, found in rows[rows["row"].isna()].groupby("method", sort=False):
             groups = agreeing(found)
             names = {point: str(method) for group in groups for point in group}
@@ -351,9 +350,8 @@ class Summary:
         for axes, (table, column, title) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
             rows = table.rows[[label == column for label in labels(table.rows, (*table.columns, *table.index[1:]))]]
             means = over(rows[["method", "point", "seed", "value"]], "seed").dropna(subset="value")
-            ours = next((name for name in table.ours if name in set(means["method"])), None)
             for number, (method, found) in enumerate(means.groupby("method", sort=False)):
-                mine = method == ours
+                mine = method == table.own
                 axes.errorbar(
                     found["point"].map(self.points.index), found["value"], label=str(method),
                     yerr=found["deviation"].fillna(0.0) if mine else None, capsize=4,

@@ -136,21 +136,18 @@ def test_faces_are_resized_to_the_model_s_images_with_their_landmarks():
 
 def test_a_run_with_other_sizes_from_its_config(tmp_path):
     """Windows of 128 in images of 184, patches of 16: all that a run of the default stages does, on a folder."""
-    rng = np.random.default_rng(0)
-    with (tmp_path / "landmarks.csv").open("w") as file:
+    rng, folder = np.random.default_rng(0), tmp_path / "faces"
+    folder.mkdir()
+    with (folder / "landmarks.csv").open("w") as file:
         table = csv.writer(file)
         table.writerow(["file", "split", *(f"{axis}{number}" for number in range(5) for axis in "xy")])
         for number in range(12):
             image = Image.fromarray(rng.integers(0, 256, (5, 5, 3), np.uint8)).resize((136, 136))
-            image.save(tmp_path / f"{number}.png")
+            image.save(folder / f"{number}.png")
             split = "test" if number < 4 else "train"
             table.writerow([f"{number}.png", split, *rng.uniform(40, 90, 10).round(1)])
     config = settings.default()
-    config.data.dataset, config.data.root, config.data.data_dir = (
-        "landmark_folder",
-        str(tmp_path),
-        str(tmp_path / "data"),
-    )
+    config.data.update({"dataset": "landmark_folder", "root": str(folder), "data_dir": str(tmp_path / "data")})
     config.model.update({"encoder": "XXS/16", "image_size": 184, "window": 128, "num_clusters": 2})
     config.model.attentive_fraction = 0.25
     config.model.decoder_width, config.model.decoder_depth, config.model.decoder_heads = 32, 1, 2

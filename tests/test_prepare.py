@@ -2,9 +2,6 @@
 
 import dataclasses
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import miniature_trees
 import numpy as np
@@ -16,7 +13,6 @@ from scemae_jax import prepare
 from scemae_jax.data import sources
 from scemae_jax.data.images import DatasetError
 
-ROOT = Path(__file__).parents[1]
 MAKERS = {
     "celeba_landmarks": miniature_trees.celeba,
     "mafl": miniature_trees.celeba,
@@ -123,13 +119,6 @@ def test_an_example_that_cannot_be_decoded_is_found():
 
 
 # --- the command line
-
-
-def test_as_a_command_it_ends_with_one_line_and_status_1(tmp_path):
-    command = [sys.executable, "-m", "scemae_jax.prepare", "--dataset", "mafl", "--check", "--data_dir", tmp_path]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr == f"error: mafl/1.0.0 is not prepared in {tmp_path}/mafl/1.0.0: leave out --check\n"
 
 
 @pytest.mark.parametrize("name", MAKERS)

@@ -123,13 +123,10 @@ def write_report(
 
 def headlines(table: Table) -> list[Headline]:
     """The columns that matter most, where the system itself was measured."""
-    values, found = table.grid().value, []
+    values, ours, found = table.grid().value, table.own, []
     for column, title in table.headlines.items():
-        if column not in values:
-            continue
-        known = values[column].dropna()[::-1]
-        ours = next((name for name in table.ours if name in known), None)
-        if ours is None:
+        known = values.get(column, pd.Series()).dropna()[::-1]
+        if ours not in known:
             continue
         plain = known[[name for name in known.index if name in set(table.rows["method"])]]
         ordered = plain.reindex([ours, *plain.index.drop(ours)])

@@ -34,9 +34,14 @@ class Table:
     best: Literal["lowest", "highest"] = "lowest"
     digits: int = 2
     ours: tuple[str, ...] = ()
-    """Methods of the system; the first that was measured is held against the others."""
+    """Methods of the system, those to be held against the others first."""
     headlines: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Titles of the columns that matter most, by their label."""
+
+    @property
+    def own(self) -> str | None:
+        """The method that stands for the system: the first of `ours` that was measured."""
+        return next((name for name in self.ours if name in set(self.rows["method"])), None)
 
     def grid(self) -> Grid:
         """Its cells by the labels of rows and columns, both in the order of the measurements.
@@ -86,7 +91,7 @@ class Grid:
 
 
 def labels(rows: pd.DataFrame, fields: Sequence[str]) -> list[str]:
-    """What tells each row apart, in words: "SCE-MAE, position-free", "different, 5 random pairings"."""
+    """What tells each row apart, in words: "SCE-MAE, position-free, 5 random pairings, stride 4"."""
     present = [field for field in fields if field in rows]
     return [", ".join(filter(None, map(_words, present, values))) for values in rows[present].itertuples(index=False)]
 
@@ -97,7 +102,9 @@ def _words(field: str, value: Any) -> str:
         return ""
     if isinstance(value, bool | np.bool_):
         return name.replace(" ", "-") if value else ""
-    return str(value) if isinstance(value, str) else count_of(value, name)
+    if isinstance(value, str):
+        return value
+    return count_of(value, name) if name.endswith("s") else f"{name} {value:g}"
 
 
 def number(value: Any, digits: int = 0) -> str:
@@ -149,7 +156,7 @@ def print_results(results: Mapping[str, Any], tables: Iterable[Table]) -> None:
 
 
 def _screen(table: Table, cells: pd.DataFrame) -> Screen:
-    screen = Screen(title=f"{table.title}: {table.about}")
+    screen = Screen(title=": ".join(filter(None, [table.title, table.about])))
     screen.add_column(table.index[0])
     for column in cells:
         screen.add_column(str(column), justify="right")

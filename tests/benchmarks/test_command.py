@@ -19,8 +19,8 @@ SLOW_BUT_SOON_COMPILED = "--xla_backend_optimization_level=0 --xla_llvm_disable_
 ROWS = {
     "pretrain": ["masked autoencoder", "stage 1 as trained"],
     "refine": ["stage 2", "all tokens", "hypercolumns, linear projector", "hypercolumns, two layers",
-               "density peaks, 130 x 192"],
-    "cluster": ["density peaks, 130 x 192", "density peaks, 64 x 192"],
+               "density peaks, 130 x 48"],
+    "cluster": ["density peaks, 130 x 192", "density peaks, 130 x 48", "density peaks, 64 x 48"],
     "input": ["constant batch", "device", "host", "none"],
 }  # fmt: skip
 """Of each suite that measures speed."""
@@ -28,10 +28,10 @@ ROWS = {
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
-    """Results of three suites, their file, and what was printed."""
+    """Results of two suites, their file, and what was printed."""
     output, out = tmp_path_factory.mktemp("benchmark") / "smoke.json", io.StringIO()
     with contextlib.redirect_stdout(out):
-        run(Settings(**SMOKE, smoke=True, output=str(output), suite="pretrain,cluster,agreement"))
+        run(Settings(**SMOKE, smoke=True, output=str(output), suite="pretrain,cluster"))
     return json.loads(output.read_text())["suites"], output, out.getvalue()
 
 
@@ -45,7 +45,7 @@ def assert_rows_of_every_suite(suites, out):
 
 def test_a_suite_leaves_rows(smoke):
     suites, _, out = smoke
-    assert list(suites) == ["pretrain", "cluster", "agreement"]
+    assert list(suites) == ["pretrain", "cluster"]
     assert_rows_of_every_suite(suites, out)
 
 
@@ -58,17 +58,14 @@ def test_the_command_measures_every_suite(tmp_path):
     suites = json.loads((tmp_path / "smoke.json").read_text())["suites"]
     assert list(suites) == list(SUITES)
     assert_rows_of_every_suite(suites, ended.stdout)
-
-
-def test_operations_agree(smoke):
-    for row in smoke[0]["agreement"]:
+    for row in suites["agreement"]:
         assert row["passed"], row
         assert (row["error"] > 0) == (row["dtype"] == "bfloat16")  # the CPU with itself
 
 
 def test_what_is_done_is_not_done_twice_and_other_settings_are_refused(smoke):
     suites, output, _ = smoke
-    same = Settings(**SMOKE, smoke=True, output=str(output), suite="pretrain,agreement")
+    same = Settings(**SMOKE, smoke=True, output=str(output), suite="cluster,pretrain")
     assert run(same)["suites"] == suites
     with pytest.raises(ValueError, match=r"holds results of .*'encoder': 'XXS/8'.*: name another file"):
         run(Settings(**SMOKE | {"encoder": "XS/8"}, smoke=True, output=str(output)))

@@ -35,7 +35,8 @@ def test_labels_say_what_tells_rows_apart():
     assert labels(TABLE.rows, ("method", "averaged", "seeds")) == [
         "SPCL", "SPCL", "source", "source", "source, averaged, 3 seeds"
     ]  # fmt: skip
-    assert labels(as_table([Measurement.of(metric="m", position_free=False)]), ("position_free",)) == [""]
+    numbers = as_table([Measurement.of(metric="m", position_free=False, stride=4, tau=0.05)])
+    assert labels(numbers, ("position_free", "stride", "unheard_of", "tau")) == ["stride 4, tau 0.05"]
     assert [count_of(n, things) for n, things in ((1, "queries"), (1, "pairs"), (1203, "queries"))] == [
         "1 query", "1 pair", "1,203 queries"
     ]  # fmt: skip

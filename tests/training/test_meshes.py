@@ -27,6 +27,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from scemae_jax import config as configuration
+from scemae_jax.data import pipeline
 from scemae_jax.systems.sce_mae import pretrain, refine, settings
 from scemae_jax.training import feed, loop, sharding
 
@@ -66,6 +67,14 @@ for name, run in runs.items():
     placed = {jax.tree_util.keystr(path): str(leaf.sharding.spec) for path, leaf in leaves}
     (folder / name / "placed.json").write_text(json.dumps(placed))
 
+rng = np.random.default_rng(0)
+fields = {"image": Noise.images[:, :16, :16], "parts": Noise.images[:, :5, :7, 0], "visible": rng.random((45, 5)) < 0.5}
+fields |= {"landmarks": rng.normal(size=(45, 68, 2)).astype(np.float32), "subject": np.arange(45, dtype=np.int32)}
+for count in (1, 8):
+    kept = feed.keep([pipeline.InMemory(fields)], cache="device", mesh=sharding.make_mesh(jax.devices()[:count]))
+    source = kept.batches([1.0], batch_size=16, seed=0)
+    batch = jax.jit(source.read)(source.resident, source.put(kept.mesh, source.draw(1)))
+    np.savez(folder / f"fields of {count}.npz", **jax.device_get(batch))
 batch = sharding.shard_batch(sharding.make_mesh(), {"image": np.arange(16)})["image"]
 print([shard.data.tolist() for shard in batch.addressable_shards])
 try:
@@ -127,6 +136,14 @@ def assert_same_curve(folder: Path, reference: Path, first: int = 1) -> None:
     there, expected = curve(folder), curve(reference)
     assert list(there) == list(range(first, STEPS + 1))
     np.testing.assert_allclose(list(there.values()), [expected[step] for step in there], rtol=1e-5)
+
+
+def test_all_fields_come_from_eight_devices_as_from_one(runs):
+    one, eight = (np.load(runs / f"fields of {count}.npz") for count in (1, 8))
+    assert sorted(one.files) == sorted(eight.files) == ["image", "landmarks", "parts", "subject", "visible"]
+    for name in one.files:
+        assert one[name].dtype == eight[name].dtype
+        np.testing.assert_array_equal(one[name], eight[name])
 
 
 def test_eight_devices_train_as_one(runs):
