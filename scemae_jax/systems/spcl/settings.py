@@ -14,6 +14,7 @@ def default() -> Config:
     """Ours: a teacher's soft labels, ClassMix, and contrast with unit prototypes."""
     config = shared.base("spcl", ("source", "adapt", "measure"))
     config.classes = "faces"  # a scheme of scemae_jax.faces.parts or data.class_maps; "": the source's classes.csv
+    config.mesh.rules = (("encoder/.*kernel$", ("fsdp", "")),)  # the head is small
     config.head_width = 64  # channels of the head's features
 
     config.source_data = data = ml_collections.ConfigDict()  # labelled images; config.data has the unlabelled target
