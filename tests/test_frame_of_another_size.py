@@ -166,5 +166,5 @@ def test_a_run_with_other_sizes_from_its_config(tmp_path):
     assert np.isfinite(select(rows, stage="detect")["value"]).all()
     model = scemae_jax.load(tmp_path / "run" / "export" / "scemae.msgpack")
     assert model.frame == LARGER
-    assert model.features(np.zeros((1, 136, 136, 3), np.uint8), 8).shape == (1, 16, 16, 128)
+    assert model.features(np.zeros((1, 136, 136, 3), np.uint8), 8).shape == (1, 16, 16, 32)
     assert model.detect(np.zeros((2, 300, 200, 3), np.uint8), head="5").shape == (2, 5, 2)
