@@ -38,7 +38,7 @@ def test_both_stages_take_a_step_and_leave_nothing(monkeypatch, tmp_path, capsys
         ({"pretrain.accumulate": 3}, "error: pretrain: batch_size 2 does not divide over 1 devices and accumulate=3"),
         ({"mesh.fsdp": 3}, "error: config.mesh has data=0 and fsdp=3 for 1 devices"),
         ({"match.stride": 5}, "error: config.match.stride is 5"),
-        ({"system": "toy"}, "error: config.system is 'toy': the first step is of sce_mae alone"),
+        ({"system": "toy"}, "error: config.system is 'toy': the first step knows sce_mae alone"),
     ],
 )
 def test_what_fails_is_said(monkeypatch, capsys, fields, message):

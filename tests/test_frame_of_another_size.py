@@ -134,6 +134,7 @@ def test_faces_are_resized_to_the_model_s_images_with_their_landmarks():
     assert networks.in_frame(faces, Frame()) is faces
 
 
+@pytest.mark.slow
 def test_a_run_with_other_sizes_from_its_config(tmp_path):
     """Windows of 128 in images of 184, patches of 16: all that a run of the default stages does, on a folder."""
     rng, folder = np.random.default_rng(0), tmp_path / "faces"
@@ -166,5 +167,5 @@ def test_a_run_with_other_sizes_from_its_config(tmp_path):
     assert np.isfinite(select(rows, stage="detect")["value"]).all()
     model = scemae_jax.load(tmp_path / "run" / "export" / "scemae.msgpack")
     assert model.frame == LARGER
-    assert model.features(np.zeros((1, 136, 136, 3), np.uint8), 8).shape == (1, 16, 16, 128)
+    assert model.features(np.zeros((1, 136, 136, 3), np.uint8), 8).shape == (1, 16, 16, 32)
     assert model.detect(np.zeros((2, 300, 200, 3), np.uint8), head="5").shape == (2, 5, 2)

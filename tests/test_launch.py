@@ -254,6 +254,7 @@ def trained(folder: Path) -> dict:
     return json.loads((folder / "small.results.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_gpu_script_s_smoke_run_leaves_results_and_model(gpu, tmp_path):
     ended = gpu("--smoke", "--", "--config.seed=3")
     assert ended.returncode == 0, ended.stderr

@@ -43,6 +43,7 @@ def assert_rows_of_every_suite(suites, out):
     assert all(f"{name}: XXS/8, float32, cpu" in out for name in suites)
 
 
+@pytest.mark.slow
 def test_a_suite_leaves_rows(smoke):
     suites, _, out = smoke
     assert list(suites) == ["pretrain", "cluster"]
@@ -63,6 +64,7 @@ def test_the_command_measures_every_suite(tmp_path):
         assert (row["error"] > 0) == (row["dtype"] == "bfloat16")  # the CPU with itself
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_twice_and_other_settings_are_refused(smoke):
     suites, output, _ = smoke
     same = Settings(**SMOKE, smoke=True, output=str(output), suite="cluster,pretrain")

@@ -229,6 +229,7 @@ def test_layers_run_in_a_loop_or_again_are_the_same(random_params):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), there, expected)
 
 
+@pytest.mark.slow
 def test_layers_computed_again_keep_less(random_params):
     """Of the memory that the backward pass needs."""
     images, noise = np.zeros((16, 64, 64, 3), np.float32), np.random.default_rng(1).uniform(size=(16, 64))

@@ -41,7 +41,7 @@ def test_pasting_keeps_visible_patches_exactly(small_architecture, masked):
 
 def test_pasting_undoes_the_targets_statistics(small_architecture, masked):
     images, mask, _ = masked
-    mean, std = np.array(small_architecture.mean), np.array(small_architecture.std)
+    mean, std = np.array(small_architecture.backbone.mean), np.array(small_architecture.backbone.std)
     patches = ((images.astype(np.float64) - mean) / std).reshape(2, 12, 8, 12, 8, 3).transpose(0, 1, 3, 2, 4, 5)
     patches = patches.reshape(2, 144, 192)
     target = (patches - patches.mean(-1, keepdims=True)) / np.sqrt(patches.var(-1, ddof=1, keepdims=True) + 1e-6)
