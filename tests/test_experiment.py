@@ -153,7 +153,7 @@ def test_a_system_of_two_stages_two_inputs_and_a_state_is_one_file(toy, tmp_path
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"system": "nobody"}, "config.system is 'nobody': choose sce_mae, or name a module that has a SYSTEM"),
+        ({"system": "nobody"}, "config.system is 'nobody': choose sce_mae or spcl, or name a module that has a SYSTEM"),
         ({"system": "no.body"}, "config.system is 'no.body'"),
         ({"stages": ("measure", "fit")}, "the order is fit, measure, each once"),
     ],

@@ -15,7 +15,7 @@ def system_of(config: Config) -> System:
     """
     name = config.get("system", "")
     parts = name.split(".")
-    unknown = f"config.system is {name!r}: choose sce_mae, or name a module that has a SYSTEM"
+    unknown = f"config.system is {name!r}: choose sce_mae or spcl, or name a module that has a SYSTEM"
     if not name:
         raise ValueError(unknown)
     if len(parts) == 1 and importlib.util.find_spec(f"{__name__}.{name}"):

@@ -14,7 +14,7 @@ OF_DRAWN[:11] = [0, 1, 2, 3, 4, 5, 6, 0, 0, 0, IGNORE]
 
 
 def measured(noise: float, faces: int = 60) -> np.ndarray:
-    """Intersection over union of the parts; landmarks are off by `noise` times the distance of the outer eye corners."""
+    """Intersection over union of the parts; landmarks are off by `noise` times the outer eye corners' distance."""
     rng, counts = np.random.default_rng(0), np.zeros((7, 7), np.int64)
     for subject in range(faces):
         face = draw_face(seed=5, subject=subject, frame=0, occluder=False)

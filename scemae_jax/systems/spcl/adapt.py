@@ -105,8 +105,8 @@ def task(
         if settings.target_weight:
             imitation = losses.soft_cross_entropy(enlarge(on_target.logits, (window, window)), target.probabilities)
             total, outputs["imitation"] = total + settings.target_weight * imitation, imitation
-        guessed = target.probabilities.argmax(axis=-1)
-        sure = target.probabilities.max(axis=-1) >= contrast.least_confidence
+        guessed, confidence = target.probabilities.argmax(axis=-1), target.probabilities.max(axis=-1)
+        sure = (confidence > 0) & (confidence >= contrast.least_confidence)
         guessed = at_feature_size(jnp.where(sure, guessed, IGNORED), on_target.features)
         if contrast.weight:
             terms = {"temperature": contrast.temperature, "class_balanced": contrast.class_balanced}

@@ -7,7 +7,7 @@ import ml_collections
 from scemae_jax import config as shared
 from scemae_jax.config import Config
 
-METHODS = ("source", "self_training", "spcl", "no_prototypes", "spcl_paper", "oracle")
+METHODS = ("source", "self_training", "spcl", "no_prototypes", "spcl_paper")
 
 
 def default() -> Config:
