@@ -108,6 +108,10 @@ def test_what_ran_before_is_outdated_by_a_stage_it_builds_on():
     assert outdated("pretrain refine represent report", "detect") == ["report"]
     assert outdated("pretrain represent export", "refine") == ["represent", "export"]
     assert outdated("pretrain match report export", "represent") == ["report"]
+    chain = [
+        experiment.Stage(name=name, run=dict, builds_on=on) for name, on in (("a", ()), ("b", ("a",)), ("c", ("b",)))
+    ]
+    assert experiment.outdated(chain, ["b", "c"], ["a"]) == chain[1:]
 
 
 @pytest.mark.parametrize(
