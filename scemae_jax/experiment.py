@@ -102,6 +102,11 @@ class Experiment(RunData):
         if not processes.is_first():
             return {}
         rows = [row for row in read_metrics(self.workdir) if row["stage"] == task.name]
+        if not rows:
+            raise ValueError(
+                f"{self.workdir}/metrics.jsonl has no row of {task.name}, whose training has finished: put the file "
+                "back, or choose another --workdir"
+            )
         images = np.diff([0, *(row["step"] for row in rows)]) * task.batch_size
         seconds = sum(n / row["images_per_second"] for n, row in zip(images, rows, strict=True))
         return {
@@ -145,8 +150,8 @@ def read_results(workdir: Path) -> dict[str, Any]:
     results = json.loads(path.read_text()) if path.exists() else {}
     if results and "measurements" not in results:
         raise ValueError(
-            f"{path} is of an earlier version and has no list of measurements: delete it and run the same command "
-            "again, which keeps what was trained and measures anew"
+            f"{path} is of an earlier version and has no list of measurements: choose another --workdir, and start "
+            f"from what was trained with --config.init={workdir}/export/scemae.msgpack"
         )
     return results
 
@@ -187,23 +192,30 @@ def run(experiment: Experiment) -> dict[str, Any]:
         except Exception as error:
             failed = error
     processes.fail_together(failed, "stages begin")
-    results = experiment.results()
+    results, alone = experiment.results(), False
     for name in experiment.config.stages:
-        if not experiment.system.by_name[name].distributed:
+        distributed = experiment.system.by_name[name].distributed
+        if distributed and alone:  # the others know neither what the first process found nor whether it failed
+            processes.fail_together(failed, f"{name} begins")
+            results, alone = experiment.results(), False
+        if failed:
+            continue
+        if not distributed:
             experiment.forget_training_images()
         if name in results:
             before = results[name]
             outcome = f"skipped before, {before['skipped']}" if was_skipped(before) else "finished before"
             if processes.is_first():
                 print(f"{name}: {outcome}")
-        elif experiment.system.by_name[name].distributed:
+        elif distributed:
             run_stage(experiment, name, results)
-        elif processes.is_first():
+        else:
+            alone = True
             try:
-                run_stage(experiment, name, results)
+                if processes.is_first():
+                    run_stage(experiment, name, results)
             except (Exception, processes.Interrupted) as error:
                 failed = error
-                break
     processes.fail_together(failed, "stages end")
     return results
 
@@ -290,9 +302,13 @@ def begin(experiment: Experiment) -> dict[str, Any]:
 
 
 def outdated(stages: Sequence[Stage], finished: Collection[str], asked: Sequence[str]) -> list[Stage]:
-    """Finished stages that build on a stage which is `asked` for and has yet to run."""
-    pending = {name for name in asked if name not in finished}
-    return [stage for stage in stages if stage.name in finished and pending & set(stage.builds_on)]
+    """Finished stages that build, directly or by others, on a stage which is `asked` for and has yet to run."""
+    pending, found = {name for name in asked if name not in finished}, []
+    for stage in stages:
+        if stage.name in finished and pending & set(stage.builds_on):
+            found.append(stage)
+            pending.add(stage.name)
+    return found
 
 
 def claim_workdir(experiment: Experiment) -> None:

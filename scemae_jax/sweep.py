@@ -74,7 +74,7 @@ class Sweep:
     points: dict[str, dict[str, Any]]
     """Changed fields of the config, "section.field", by the point's name."""
     seeds: tuple[int, ...] = ()
-    """None: that of the config, and no folders for seeds."""
+    """Empty: that of the config, and no folders for seeds."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

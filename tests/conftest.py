@@ -25,8 +25,9 @@ from scemae_jax.config import NORMALISATION
 from scemae_jax.data.sources import open_dataset
 from scemae_jax.model import Model
 from scemae_jax.models.architecture import Architecture, Backbone, Carb, Decoder
+from scemae_jax.report import figures
 
-hypothesis.settings.register_profile("scemae", deadline=None, max_examples=40, derandomize=True)
+hypothesis.settings.register_profile("scemae", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("scemae")
 
 ROOT = Path(__file__).parents[1]
@@ -48,6 +49,12 @@ def compilation_cache(shared_folder):
     for name, value in settings.items():
         os.environ[name.upper()] = str(value)
         jax.config.update(name, value)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def coarse_figures():
+    """Reports of this process are drawn with few pixels, which takes a fraction of the time."""
+    figures.DPI = 40
 
 
 @pytest.fixture(scope="module", autouse=True)

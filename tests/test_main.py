@@ -108,6 +108,10 @@ def test_what_ran_before_is_outdated_by_a_stage_it_builds_on():
     assert outdated("pretrain refine represent report", "detect") == ["report"]
     assert outdated("pretrain represent export", "refine") == ["represent", "export"]
     assert outdated("pretrain match report export", "represent") == ["report"]
+    chain = [
+        experiment.Stage(name=name, run=dict, builds_on=on) for name, on in (("a", ()), ("b", ("a",)), ("c", ("b",)))
+    ]
+    assert experiment.outdated(chain, ["b", "c"], ["a"]) == chain[1:]
 
 
 @pytest.mark.parametrize(
@@ -357,6 +361,7 @@ def test_init_starts_from_an_exported_model(run, finished, small_config, tmp_pat
     assert "has encoder 'XXS/8', config.model.encoder is 'XS/8': make them agree" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_matching_over_several_pairings_and_with_clusters(run, finished, small_config, tmp_path):
     exported, workdir = str(finished.workdir / "export" / "scemae.msgpack"), tmp_path / "workdir"
     wanted = {"random_pairings": 2, "clustered": True, "baselines": False}

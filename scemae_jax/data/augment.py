@@ -45,11 +45,11 @@ class Crops(NamedTuple):
         return self._renumber(points, flipped) - 0.5
 
     def visible_in_output(self, visible: Bool[Array, "b l"]) -> Bool[Array, "b l"]:
-        """Whether each landmark of the output can be seen; those of mirrored images are renumbered."""
+        """Whether nothing hides each landmark; those of mirrored images are renumbered. The crop does not count."""
         return self._renumber(visible, visible)
 
     def _renumber(self, plain: Array, flipped: Array) -> Array:
-        """Of each image what is asked for, by landmark: plain, or flipped and in the order of the mirror images."""
+        """Values by landmark: `plain` of an image that is not mirrored, else `flipped` in the mirror images' order."""
         scheme = scheme_of(plain.shape[1])
         if scheme.mirror is not None:
             flipped = flipped[:, scheme.mirrored_order()]
@@ -157,9 +157,14 @@ def random_views(
 
     Returns:
       The batch, its images in [0, 1], and the crops.
+
+    Raises:
+      ValueError: images are to be flipped, and it is not known which of their landmarks mirror which.
     """
     crop_key, jitter_key = jax.random.split(key)
     images = batch["image"]
+    for name in {"landmarks", "visible"} & batch.keys() if settings.flip else ():
+        scheme_of(batch[name].shape[1]).mirrored_order()  # raises if it is not known which landmarks change places
     crops = sample_crops(
         crop_key, len(images), source=images.shape[1], output=output, scale=tuple(settings.crop_scale),
         ratio=tuple(settings.crop_ratio), flip=settings.flip,

@@ -18,7 +18,7 @@ import pandas as pd
 
 from scemae_jax.config import leaves
 from scemae_jax.report import figures
-from scemae_jax.report.table import LEFT_OUT, MISSING, Table, counts_by_split, number
+from scemae_jax.report.table import LEFT_OUT, MISSING, Table, counts_by_split, labels, number
 from scemae_jax.training.metrics import read_metrics
 
 TIMED = ("seconds", "loss")
@@ -137,7 +137,8 @@ def headlines(table: Table) -> list[Headline]:
         ratios = [
             f"{ordered[ours] / value:.2f} times {name}" for name, value in ordered.drop(ours).items() if value > 0
         ]
-        metric, unit = table.rows[["metric", "unit"]].iloc[0]
+        of_column = [name == column for name in labels(table.rows, table.columns)]
+        metric, unit = table.rows.loc[of_column, ["metric", "unit"]].iloc[0]
         about = f"{metric}{f', {unit}' if unit else ''}; {table.best} is best"
         found.append(Headline(title, number(ordered[ours], table.digits), about, ", ".join(ratios), bars))
     return found

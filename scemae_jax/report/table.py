@@ -128,12 +128,13 @@ def measured(results: Mapping[str, Any]) -> pd.DataFrame:
 
 def tables_by_stage(results: Mapping[str, Any]) -> list[Table]:
     """A table for each stage and unit: a row for each method and its variants, a column for each metric."""
-    own = ("stage", "system", "dataset", "seed", "split", "metric", "unit", "value", "deviation", "n")
+    own = {"stage", "system", "dataset", "seed", "split", "metric", "unit", "value", "deviation", "n"}
     tables, everything = [], measured(results)
     for (stage, unit), rows in everything.groupby(["stage", "unit"], sort=False) if len(everything) else ():
         used = rows.dropna(axis="columns", how="all").columns
         about = ", ".join(filter(None, [str(unit), *(f"split {split}" for split in rows["split"].unique() if split)]))
-        index = tuple(name for name in used if name not in own)
+        several = (name for name in ("dataset", "split", "seed") if rows[name].nunique() > 1)
+        index = (*(name for name in used if name not in own), *several)
         tables.append(Table(title=str(stage), about=about, rows=rows, index=index, columns=("metric",)))
     return tables
 

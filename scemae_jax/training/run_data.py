@@ -132,11 +132,17 @@ class RunData:
         """What `training_input` draws from, with each source's share."""
         if not dataset and not splits:
             return sources.unlabelled_images(self.config.data, self.unlabelled_datasets, fields=fields)
-        opened = self.dataset
-        if dataset not in ("", self.config.data.dataset):
-            open_it = functools.partial(sources.open_dataset, self.config.data, dataset)
-            opened = self.first_prepares(open_it, f"{dataset} prepared for {splits} {fields}")
-        return [sources.records(opened, splits or self.config.data.unlabelled_splits, fields=fields)], [1.0]
+        name = dataset or self.config.data.dataset
+        if name not in self._opened:
+            open_it = functools.partial(sources.open_dataset, self.config.data, name)
+            same = name == self.config.data.dataset
+            self._opened[name] = self.dataset if same else self.first_prepares(open_it, f"{name} prepared")
+        splits = splits or self.config.data.unlabelled_splits
+        return [sources.records(self._opened[name], splits, fields=fields)], [1.0]
+
+    @functools.cached_property
+    def _opened(self) -> dict[str, tfds.core.DatasetBuilder]:
+        return {}
 
     @functools.cached_property
     def _kept(self) -> dict[tuple, tuple[Kept, list[float]]]:

@@ -162,6 +162,13 @@ def test_random_views_move_all_fields_by_the_same_crops():
     np.testing.assert_array_equal(alone["image"], views["image"])
 
 
+def test_landmarks_whose_mirror_images_are_not_known_are_not_flipped():
+    batch = {"image": np.zeros((1, 136, 136, 3), np.uint8), "landmarks": np.zeros((1, 21, 2), np.float32)}
+    settings = SimpleNamespace(crop_scale=(0.3, 0.9), crop_ratio=(0.8, 1.25), flip=True, jitter=0.0)
+    with pytest.raises(ValueError, match="not 21: set flip=False"):
+        augment.random_views(jax.random.key(0), batch, settings, 96)
+
+
 def test_missing_landmarks_stay_missing():
     points = np.full((1, 5, 2), np.nan, np.float32)
     points[0, 0] = 30

@@ -204,6 +204,7 @@ def test_patches_are_cut_by_rows_and_put_back(b, rows, columns, patch_size, chan
     np.testing.assert_array_equal(vit.unpatchify(patches, patch_size, rows), images)
 
 
+@pytest.mark.slow
 def test_layers_run_in_a_loop_or_again_are_the_same(random_params):
     """Loss and gradients, from the same weights by the same names."""
     images = np.random.default_rng(0).uniform(size=(2, 32, 32, 3))

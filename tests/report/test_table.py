@@ -77,6 +77,13 @@ def test_without_tables_of_its_own_a_system_has_one_for_each_stage():
     assert tables_by_stage({}) == []
 
 
+def test_a_stage_that_measures_two_splits_has_a_row_for_each():
+    rows = [Measurement.of(metric="IoU", method="SPCL", unit="%", split=split, value=1.0).row(
+        stage="measure", system="spcl", dataset="faces", seed=0) for split in ("one", "two")]  # fmt: skip
+    (table,) = tables_by_stage({"measurements": rows})
+    assert [name.split(", ") for name in table.grid().value.index] == [["SPCL", "one"], ["SPCL", "two"]]
+
+
 def test_numbers_and_markdown():
     assert [number(-2.5, 2), number(1234.5, 1), number(float("nan")), number(None)] == ["−2.50", "1,234.5", "–", "–"]
     assert markdown(["", "a"], [["b", 1]]) == ["|  | a |", "| --- | --- |", "| b | 1 |"]

@@ -114,7 +114,6 @@ def flat(params: dict, prefix: str = "") -> list[tuple[str, np.ndarray]]:
 def test_two_processes_run_all_stages(runs, whole):
     results = json.loads((runs.folder / whole / "results.json").read_text())
     assert results["pretrain"]["images_seen"] == 320
-    assert (runs.folder / whole / "export" / "scemae.msgpack").exists()
     steps = [row["step"] for row in runs.rows(whole) if row["stage"] == "pretrain"]
     assert steps == list(range(5, 41, 5))  # one process writes them, once
 

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from scemae_jax.config import Config, num_steps
 from scemae_jax.data.record import AnnotatedFaces
 from scemae_jax.evaluation import detection
-from scemae_jax.evaluation.few_annotations import FROM_SCRATCH, HEADS, MEAN_SHAPE
+from scemae_jax.evaluation.few_annotations import FROM_SCRATCH, HEADS, MEAN_SHAPE, RAW_PATCH
 from scemae_jax.evaluation.measurement import Measurement
 from scemae_jax.faces.frame import FRAME, AnyArray, Frame
 from scemae_jax.faces.landmarks import scheme_of
@@ -50,7 +50,7 @@ STEPS_PER_DISPATCH = 20
 def patch_colours(images: Num[Array | np.ndarray, "n 136 136 3"], frame: Frame = FRAME) -> Float[Array, "n 12 12 192"]:
     """Baseline features: the pixels of each 8x8 patch of the window, standardised."""
     pixels = standardised(images, frame)
-    size, side = 8, frame.window // 8
+    size, side = RAW_PATCH, frame.window // RAW_PATCH
     patches = pixels.reshape(len(pixels), side, size, side, size, 3).transpose(0, 1, 3, 2, 4, 5)
     return patches.reshape(len(pixels), side, side, -1)
 

@@ -49,11 +49,16 @@ class SceMae(Experiment):
                     f"config.init: {self.config.init} has {field} {a!r}, config.model.{field} is {b!r}: make them agree"
                 )
         if there.frame != here.frame:
-            raise ValueError(f"config.init: {self.config.init} has {there.frame}, the config has {here.frame}")
+            raise ValueError(
+                f"config.init: {self.config.init} has images of {there.frame.image_size} pixels and windows of "
+                f"{there.frame.window}, the config {here.frame.image_size} and {here.frame.window}: make "
+                "config.model.image_size and config.model.window agree with it"
+            )
         if (there.mean, there.std) != (here.mean, here.std):
             raise ValueError(
                 f"config.init: {self.config.init} was trained with mean {there.mean} and std {there.std}, "
-                f"config.data.normalisation {self.config.data.normalisation!r} has {here.mean} and {here.std}"
+                f"config.data.normalisation {self.config.data.normalisation!r} has {here.mean} and {here.std}: choose "
+                "the other normalisation"
             )
         return model
 
@@ -142,10 +147,16 @@ class SceMae(Experiment):
 
 
 def in_frame(faces: AnyFaces, frame: Frame) -> AnyFaces:
-    """Faces whose images have the frame's size; those of another are resized, and their landmarks with them."""
+    """Faces whose images have the frame's size; those of another are resized, and their landmarks with them.
+
+    Raises:
+      ValueError: there are masks, which would not be resized.
+    """
     size = frame.image_size
     if faces.images.shape[1:3] == (size, size):
         return faces
+    if faces.parts is not None or faces.occluder is not None:
+        raise ValueError(f"faces with masks cannot be resized to {size} pixels: read them without masks")
     images = [np.zeros((0, size, size, 3), np.uint8)]
     for start in range(0, len(faces), CHUNK):
         squares = as_square_images(faces.images[start : start + CHUNK], frame)

@@ -6,7 +6,7 @@ import ml_collections
 
 from scemae_jax import config as shared
 from scemae_jax.config import Config
-from scemae_jax.evaluation.few_annotations import HEADS
+from scemae_jax.evaluation.few_annotations import HEADS, RAW_PATCH
 from scemae_jax.evaluation.matching import PATCH
 from scemae_jax.models import vit
 
@@ -20,7 +20,7 @@ def default() -> Config:
 
     config.pretrain = stage = shared.training(batch_size=512, learning_rate=3e-4, betas=(0.9, 0.95), warmup=0.1)
     stage.scan_layers = False  # layers as one loop, compiled once: many layers compile sooner, but weights are copied
-    stage.remat = False  # layers once more in the backward pass: less memory (on a CPU with scan_layers alone)
+    stage.remat = False  # recompute activations in the backward pass: less memory (on a CPU only with scan_layers)
     stage.average = 0.0  # decay of an average of the weights, which replaces the last ones; 0: none
     stage.epochs = 400.0
     stage.steps = 0  # counts instead of epochs if positive
@@ -180,6 +180,12 @@ def check(config: Config) -> None:
             f"config.match.baselines: the patches of raw pixels reach {PATCH // 2} pixels beyond the window, and "
             f"config.model.window={frame.window} leaves {frame.offset} of image_size={frame.image_size}: choose a "
             "larger image_size, or config.match.baselines=False"
+        )
+    if "few_shot" in config.stages and config.few_shot.baselines and frame.window % RAW_PATCH:
+        raise ValueError(
+            f"config.few_shot.baselines: the window is cut into patches of {RAW_PATCH} raw pixels, and "
+            f"config.model.window is {frame.window}: choose a multiple of {RAW_PATCH}, or "
+            "config.few_shot.baselines=False"
         )
     which = ("backbone", "projected", "both")
     shared.check_choices(

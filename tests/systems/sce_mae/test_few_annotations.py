@@ -93,7 +93,12 @@ def test_landmarks_go_with_the_warps():
 
 
 @pytest.mark.parametrize(
-    ("network", "left"), [(LinearHead(5), 0.5), (LandmarkHead(5, 4, 1, 50.0), 0.75), (ConvNet(5, width=8), 0.5)]
+    ("network", "left"),
+    [
+        (LinearHead(5), 0.5),
+        (LandmarkHead(5, 4, 1, 50.0), 0.75),
+        pytest.param(ConvNet(5, width=8), 0.5, marks=pytest.mark.slow),
+    ],
 )
 def test_training_finds_the_blob(network, left):
     faces, config = blob_faces(64), default()
