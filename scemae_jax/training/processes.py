@@ -79,7 +79,7 @@ def fail_together(error: BaseException | None, name: str) -> None:
     Every process calls this, the others with None. Each call needs a `name` of its own.
 
     Raises:
-      Interrupted, OutOfTime or ValueError: in the other processes; ValueError stands for any other error of the first.
+      Interrupted, OutOfTime or ValueError: in the other processes; ValueError stands for any other error.
     """
     if jax.process_count() == 1:
         if error:
