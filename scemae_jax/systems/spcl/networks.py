@@ -71,9 +71,13 @@ class ParsingNetwork:
     def optimizer(self, settings: Config, steps: int) -> optax.GradientTransformation:
         """AdamW; the encoder's rate is `settings.encoder_rate` of the head's."""
         slower = optax.scale(settings.encoder_rate)
+
+        def of_encoder(params: Any) -> Any:
+            return {name: name == "encoder" for name in params}
+
         return optax.chain(
             optimizer.adamw(settings, steps),
-            optax.masked(slower, {"encoder": True, "head": False}),
+            optax.masked(slower, of_encoder),
         )
 
     def schedule(self, settings: Config, steps: int) -> optax.Schedule:
