@@ -120,7 +120,7 @@ def choose_cache(asked: str, nbytes: int, mesh: Mesh) -> str:
     statistics = mesh.local_devices[0].memory_stats()
     free = psutil.virtual_memory().available
     # A CPU has no memory of its own: it is the host's, however many devices it makes.
-    on_devices = (statistics["bytes_limit"] - statistics["bytes_in_use"]) * mesh.size if statistics else free
+    on_devices = (statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)) * mesh.size if statistics else free
     places = {
         "device": (nbytes <= on_devices * DEVICE_SHARE, f"over {mesh.size} of {mesh.devices.flat[0].platform}"),
         "host": (nbytes <= free * HOST_SHARE, "too many for the devices"),
