@@ -49,12 +49,6 @@ def default() -> Config:
 
     config.measure = measure = ml_collections.ConfigDict()
     measure.sets = ()  # folders with masks: "NAME=FOLDER" or "NAME=FOLDER:SPLIT"
-
-    config.report = report = ml_collections.ConfigDict()
-    report.examples = 8
-
-    config.export = export = ml_collections.ConfigDict()
-    export.dtype = "float32"
     return config
 
 
@@ -107,7 +101,6 @@ def check(config: Config) -> None:
         {
             "source_data.dataset": ("synthetic_faces", "mask_folder"),
             "adapt.labels": ("teacher", "offline"),
-            "export.dtype": ("float32", "float16"),
         },
     )
     for stage in ("source", "adapt", "self_train"):
