@@ -22,7 +22,7 @@ from scemae_jax.models.parsing import enlarge
 from scemae_jax.ops import prototypes
 from scemae_jax.systems.spcl import losses, pseudo_labels
 from scemae_jax.systems.spcl.networks import ParsingNetwork
-from scemae_jax.systems.spcl.views import strengthen
+from scemae_jax.systems.spcl.views import change_look
 from scemae_jax.training import loop
 from scemae_jax.training.feed import Input
 
@@ -82,11 +82,12 @@ def task(
             pasted = pseudo_labels.class_mix(mix_key, source["parts"], num_classes)[..., None]
             images = jnp.where(pasted, source["image"], images)
             probabilities = jnp.where(pasted, jax.nn.one_hot(source["parts"], num_classes), probabilities)
-        return Target(strengthen(strong_key, images, student), jax.lax.stop_gradient(probabilities))
+        return Target(change_look(strong_key, images, student), jax.lax.stop_gradient(probabilities))
 
     def loss(params: Any, fixed: loop.Fixed, batch: loop.Batch, key: Array) -> tuple[Array, dict[str, Array]]:
-        source_key, target_key, student_key = jax.random.split(key, 3)
+        source_key, look_key, target_key, student_key = jax.random.split(key, 4)
         source, _ = augment.random_views(source_key, batch["source"], views, window, network.parts)
+        source["image"] = change_look(look_key, source["image"], frozen.look)
         drawn, _ = augment.random_views(target_key, batch["target"], views, window, network.parts)
         target = target_of(student_key, fixed.state, drawn, source)
         on_source, on_target = network.apply(params, source["image"]), network.apply(params, target.images)
