@@ -29,6 +29,7 @@ def default() -> Config:
 
     config.adapt = stage = training(steps=1500, learning_rate=1e-3)
     stage.look = look()
+    stage.target_colours = 0.0  # share of the source images that take the colours of a target image
     stage.labels = "teacher"  # the target's: soft, by an average of the weights; "offline": thresholds, made once
     stage.teacher_decay = 0.999
     stage.target_weight = 1.0  # of the cross-entropy on the target
