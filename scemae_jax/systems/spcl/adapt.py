@@ -17,6 +17,8 @@ from jaxtyping import Array, Float, Integer
 
 from scemae_jax.config import Config
 from scemae_jax.data import augment
+from scemae_jax.data.record import Faces
+from scemae_jax.faces.frame import AnyArray
 from scemae_jax.faces.parts import IGNORED
 from scemae_jax.models.parsing import enlarge
 from scemae_jax.ops import prototypes
@@ -27,6 +29,9 @@ from scemae_jax.systems.spcl.views import change_look
 from scemae_jax.training import loop
 from scemae_jax.training.feed import Input
 
+CHUNK = 64
+"""Images that go through the network at a time, where it is not trained."""
+
 
 class Target(NamedTuple):
     """Target images as the student sees them, and what it is to say of each pixel."""
@@ -36,10 +41,37 @@ class Target(NamedTuple):
     """Zeros where nothing is known."""
 
 
-def at_feature_size(labels: Integer[Array, "b s s"], features: Float[Array, "b f f c"]) -> Integer[Array, "b f f"]:
+def at_feature_size(
+    labels: Integer[AnyArray, "b s s"], features: Float[AnyArray, "b f f c"]
+) -> Integer[AnyArray, "b f f"]:
     """The nearest label of each feature."""
     step = labels.shape[1] // features.shape[1]
     return labels[:, step // 2 :: step, step // 2 :: step]
+
+
+def first_prototypes(
+    network: ParsingNetwork, params: Any, faces: Faces, *, normalise: bool
+) -> Float[np.ndarray, "k c"]:
+    """Of each class, the mean over labelled images of the mean feature of its pixels that the parser has right."""
+    num_classes, frame = len(network.parts.names), network.backbone.frame
+
+    @jax.jit
+    def sums(params: Any, images: Any, labels: Any) -> prototypes.ClassSums:
+        parsed = network.apply(params, images.astype(jnp.float32) / 255)
+        labels = at_feature_size(labels, parsed.features)
+        right = parsed.logits.argmax(axis=-1) == labels
+        return prototypes.image_sums(parsed.features, jnp.where(right, labels, IGNORED), num_classes)
+
+    total = None
+    for start in range(0, len(faces), CHUNK):
+        chunk = faces.take(np.arange(start, min(start + CHUNK, len(faces))))
+        assert chunk.parts is not None
+        labels = frame.centre_window(chunk.parts[..., None])[..., 0]
+        found = sums(params, frame.centre_window(chunk.images), labels)
+        total = found if total is None else jax.tree.map(jnp.add, total, found)
+    assert total is not None
+    means = total.means()
+    return np.asarray(prototypes.unit(means) if normalise else means)
 
 
 def task(
@@ -60,8 +92,8 @@ def task(
       network: the parser, applied to images in [0, 1].
       params: those that stage `source` left.
       source: images and "parts".
-      target: images; with `adapt.labels` of "offline" also "parts", the pseudo-labels.
-      weights: of the classes, in the cross-entropy of source pixels.
+      target: images; with `adapt.labels` of "offline" also "parts", the pseudo-labels, of "masks" the true ones.
+      weights: of the classes, in the cross-entropy of source pixels, and of target pixels whose class is true.
       start: prototypes `[k, c]` to begin with.
       steps: how many.
     """
@@ -112,7 +144,8 @@ def task(
         )
         total, outputs = segmentation, {"segmentation": segmentation}
         if settings.target_weight:
-            imitation = losses.soft_cross_entropy(enlarge(on_target.logits, (window, window)), target.probabilities)
+            known = target.probabilities * weights if settings.labels == "masks" else target.probabilities
+            imitation = losses.soft_cross_entropy(enlarge(on_target.logits, (window, window)), known)
             total, outputs["imitation"] = total + settings.target_weight * imitation, imitation
         guessed, confidence = target.probabilities.argmax(axis=-1), target.probabilities.max(axis=-1)
         sure = (confidence > 0) & (confidence >= contrast.least_confidence)
