@@ -1,7 +1,7 @@
 """One command for all programs.
 
 scemae run --config configs/quickstart.py --workdir runs/quickstart     (python -m scemae_jax.main)
-scemae sweep | prepare | convert | first_step | paper                   (--help says what each takes)
+scemae sweep | compare | prepare | convert | first_step | paper                   (--help says what each takes)
 """
 
 import runpy
@@ -10,6 +10,7 @@ import sys
 PROGRAMS = {
     "run": "scemae_jax.main",
     "sweep": "scemae_jax.sweep",
+    "compare": "scemae_jax.compare",
     "prepare": "scemae_jax.prepare",
     "convert": "scemae_jax.convert",
     "first_step": "scemae_jax.first_step",

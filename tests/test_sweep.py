@@ -17,6 +17,7 @@ from scemae_jax import experiment, sweep
 from scemae_jax.evaluation.measurement import Measurement, as_table, select
 from scemae_jax.model_file import load
 from scemae_jax.systems.sce_mae import stages
+from scemae_jax.systems.spcl import settings as spcl_settings
 from scemae_jax.training import processes
 from scemae_jax.training.checkpoints import newest_step, restore_part
 from scemae_jax.training.metrics import read_metrics
@@ -414,3 +415,14 @@ def test_the_sweeps_that_come_with_the_project_fit_small_and_large_networks(path
         stages.SYSTEM.check_config(run.config)
     assert len({configuration.config_hash(run.config) for run in runs}) == len(runs)
     assert len({run.stage1_workdir for run in runs}) == max(1, len(points.seeds))
+
+
+def test_points_of_another_system_are_ordinary_runs(tmp_path):
+    config = spcl_settings.default()
+    points = sweep.Sweep(title="t", points={"a": {}, "b": {"adapt.contrast.weight": 0.0}}, seeds=(0, 1))
+    runs = sweep.plan(config, points, tmp_path)
+    assert [(run.point, run.seed, run.stage1) for run in runs] == [
+        ("a", 0, None), ("b", 0, None), ("a", 1, None), ("b", 1, None),
+    ]  # fmt: skip
+    assert runs[1].config.adapt.contrast.weight == 0
+    assert sweep.Summary(runs).tables == []  # nothing has run

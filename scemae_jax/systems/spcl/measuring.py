@@ -67,16 +67,9 @@ class Confusion:
         draws = segmentation.resampled(self.counts, repeats=RESAMPLES, seed=seed)
 
         def mean(counted: np.ndarray, **fields: Any) -> Measurement:
-            means = np.nanmean(draws[:, counted], axis=1)
             value = float(np.nanmean(found[counted]))
-            return Measurement.of(
-                metric="mean IoU",
-                unit="%",
-                value=value,
-                deviation=deviation(means, len(self.counts)),
-                **about,
-                **fields,
-            )
+            spread = deviation(np.nanmean(draws[:, counted], axis=1), len(self.counts))
+            return Measurement.of(metric="mean IoU", unit="%", value=value, deviation=spread, **about, **fields)
 
         there = ~np.isnan(found)
         others = there & ~np.isin(self.classes, without)
