@@ -12,6 +12,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 import pandas as pd
@@ -67,7 +68,7 @@ def compared(runs: Mapping[str, Sequence[Path]]) -> list[Table]:
 
 
 def _of_one_name(name: str, workdirs: Sequence[Path]) -> Iterator[Table]:
-    first: dict | None = None
+    first: dict[str, Any] = {}
     seeds: dict[int, Path] = {}
     for workdir in workdirs:
         path = workdir / "config.json"
@@ -101,7 +102,7 @@ def as_markdown(tables: Sequence[Table]) -> str:
 
 def main() -> None:
     with exit_status():
-        print(as_markdown(compared(parse(RUNS.value))))
+        print(as_markdown(compared(parse(RUNS.value or ()))))
 
 
 if __name__ == "__main__":

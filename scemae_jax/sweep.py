@@ -11,8 +11,8 @@ measure the one that was chosen on the test split.
 
 Point by point, seed by seed, DIR/POINT (or DIR/POINT/seed0) becomes the workdir of a run; what has finished is skipped,
 what was cut off goes on: run the same command again. Where the stages of sce_mae have `pretrain`, points that agree in
-all that stage 1 depends on share one, in DIR/stage1. With a backbone given by config.init the seeds are those of stage 2 and
-later. After every run DIR/sweep.csv (all measurements), sweep.md (means and sample deviations over the seeds) and
+all that stage 1 depends on share one, in DIR/stage1. With a backbone given by config.init the seeds are those of stage
+2 and later. After every run DIR/sweep.csv (all measurements), sweep.md (means and sample deviations over the seeds) and
 sweep.png are written anew. Exit status: 0 done, 1 a point failed (the others ran), 75 stopped at --stop_after_minutes.
 """
 

@@ -14,10 +14,8 @@ def opened(small, drawn_folder, tmp_path):
     """`opened(method, field=value)`: an experiment whose target is the folder of drawn faces with masks."""
 
     def open_it(method="spcl", **fields):
-        config = small(
-            method, data__dataset="mask_folder", data__root=str(drawn_folder), data__unlabelled_splits=("train",),
-            data__cache="none", **fields,
-        )  # fmt: skip
+        target = {"data__dataset": "mask_folder", "data__root": str(drawn_folder), "data__cache": "none"}
+        config = small(method, **target, **{"data__unlabelled_splits": ("train",), **fields})
         SYSTEM.check_config(config)
         return SYSTEM.open(config, tmp_path / "workdir")
 
@@ -55,9 +53,7 @@ def test_folders_of_both_kinds_are_one_target(opened, tmp_path):
     for number in range(3):
         Image.new("RGB", (40, 40), (10 * number, 0, 0)).save(tmp_path / "plain" / f"{number}.png")
     roots = ((str(tmp_path / "plain"), 1.0),)
-    experiment = opened(data__more_roots=roots)
-    experiment.config.unlock()
-    experiment.config.data.unlabelled_splits = ("train", "unlabeled")
+    experiment = opened(data__more_roots=roots, data__unlabelled_splits=("train", "unlabeled"))
     assert [len(records) for records in experiment.unlabelled_images[0]] == [5, 3]
 
 
@@ -66,7 +62,6 @@ def test_an_oracle_needs_masks_of_the_same_classes(small, opened, tmp_path):
     with pytest.raises(ValueError, match="'landmark_folder', which has none: choose 'mask_folder'"):
         settings.check(config)
     experiment = opened("oracle")
-    object.__setattr__(experiment, "network", experiment.network)
     experiment.dataset.info.metadata["parts"] = ["sky", "road"]
     with pytest.raises(ValueError, match="has masks of sky, road, the source those of background, skin"):
         experiment.target_with_masks(2, seed=0)
