@@ -193,7 +193,7 @@ def curve_pictures(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Picture]:
         "that are most alike: near 1, two classes have become one."
     )
     steps = np.array([row["step"] for row in rows])
-    drawn = figures.png(parsing_figures.curves(panels, steps, shares=[CURVES["kept"], CURVES["largest_cosine"]]))
+    drawn = figures.png(parsing_figures.curves(panels, steps, shares=[CURVES["kept"]]))
     return {"adaptation": Picture("Adaptation", caption, drawn, "Terms of the adaptation's loss over its steps")}
 
 

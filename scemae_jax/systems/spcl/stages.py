@@ -128,11 +128,12 @@ def _chunks(images: np.ndarray) -> Iterator[np.ndarray]:
 def run_report(experiment: Spcl) -> dict[str, Any]:
     """The page of results and pictures."""
     config, results = experiment.config, experiment.results()
+    classes = ", ".join(experiment.network.parts.names)
     path = write_report(
         experiment.workdir,
         title=f"SPCL {config.model.encoder}: {config.source_data.dataset} to {config.data.dataset}",
-        subtitle=f"The class of every pixel, of {', '.join(experiment.network.parts.names).replace('_', ' ')}: learnt "
-        "from labelled source images, adapted to unlabelled target images.",
+        subtitle=f"The class of every pixel ({classes.replace('_', ' ')}), learnt from labelled source images and "
+        "adapted to unlabelled target images.",
         results=results,
         tables=tables(results),
         pictures=pictures.pictures(experiment),
