@@ -21,7 +21,7 @@ from scemae_jax.systems.sce_mae.settings import default
 
 def get_config():
     config = default()
-    config.stages = ("pretrain", "refine", "match")
+    config.stages = ("pretrain", "refine", "export")
     config.data.variant = "tiny"
     config.data.data_dir = {data_dir!r}
     config.model.encoder = "XXS/8"
@@ -30,7 +30,6 @@ def get_config():
     config.pretrain.steps, config.refine.steps = 40, 4
     config.pretrain.log_every, config.pretrain.checkpoint_every = 5, 10
     config.data.synthetic_share = 0.25
-    config.match.stride, config.match.max_pairs, config.match.baselines = 8, 2, False
     return config
 """
 
@@ -91,8 +90,8 @@ def whole(runs) -> str:
     """The uninterrupted run; what the first process printed is its output."""
     statuses, outputs = finish(runs.start("whole"))
     assert statuses == [0, 0], outputs
-    assert "match: finished" in outputs[0]
-    assert "match: finished" not in outputs[1]
+    assert "export: finished" in outputs[0]
+    assert "export: finished" not in outputs[1]
     return "whole"
 
 
