@@ -33,6 +33,14 @@ ROOT = Path(__file__).parents[1]
 YTF68 = ROOT.parent / "shared" / "data" / "ytf68"
 
 
+LONGEST = ("test_main.py", "test_processes.py", "test_sweep.py", "test_few_annotations.py", "test_meshes.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first: where one came last, a single worker would end the session alone."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory) -> Path:
     """One folder for all processes of this session of tests: pytest-xdist's workers have a folder each below it."""
