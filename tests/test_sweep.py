@@ -146,7 +146,7 @@ def test_the_csv_has_every_number_of_the_results(done):
             matching = found[np.logical_and.reduce([found[name] == value for name, value in same.items()])]
             assert len(matching) >= 1, row
         facts = found[found["stage"].eq("match") & found["metric"].eq("pairs")]
-        assert facts["value"].tolist() == [3]
+        assert facts["value"].tolist() == [2]
         loss = found[found["stage"].eq("refine") & found["metric"].eq("loss")]
         assert loss["value"].tolist() == [results["refine"]["loss"]]
 
@@ -155,7 +155,7 @@ def test_the_summary_has_what_was_measured(done):
     workdir, _ = done
     text = (workdir / "sweep.md").read_text()
     assert text.startswith("# Temperatures of the tiny network.")
-    assert re.search(r"3 pairs \(\d+ quer(y|ies) clamped to the window\) of split test, stride 8\.", text)
+    assert re.search(r"2 pairs \(\d+ quer(y|ies) clamped to the window\) of split test, stride 8\.", text)
     rows = as_table(results_of(workdir, "cold")["measurements"])
     assert rows["value"].tolist() != as_table(results_of(workdir, "the config")["measurements"])["value"].tolist()
     for landmarks in (5, 68):
