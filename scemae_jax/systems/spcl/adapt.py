@@ -13,18 +13,21 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Float, Integer, UInt8
 
 from scemae_jax.config import Config
 from scemae_jax.data import augment
 from scemae_jax.faces.parts import IGNORED
-from scemae_jax.models.parsing import enlarge
+from scemae_jax.models.parsing import ParsingNetwork, enlarge
 from scemae_jax.ops import prototypes
 from scemae_jax.systems.spcl import losses, pseudo_labels
-from scemae_jax.systems.spcl.networks import ParsingNetwork
+from scemae_jax.systems.spcl.networks import parser_optimizer
 from scemae_jax.systems.spcl.views import strengthen
-from scemae_jax.training import loop
+from scemae_jax.training import loop, optimizer
 from scemae_jax.training.feed import Input
+
+CHUNK = 64
+"""Images that go through the network at a time, where it is not trained."""
 
 
 class Target(NamedTuple):
@@ -39,6 +42,36 @@ def at_feature_size(labels: Integer[Array, "b s s"], features: Float[Array, "b f
     """The nearest label of each feature."""
     step = labels.shape[1] // features.shape[1]
     return labels[:, step // 2 :: step, step // 2 :: step]
+
+
+def first_prototypes(
+    network: ParsingNetwork,
+    params: Any,
+    images: UInt8[np.ndarray, "n h w 3"],
+    masks: UInt8[np.ndarray, "n h w"],
+    *,
+    unit: bool,
+) -> Float[np.ndarray, "k c"]:
+    """Of each class, the mean over source images of the mean feature of its pixels that the parser has right.
+
+    Of the images' centre windows; with `unit` of unit length.
+    """
+    num_classes, frame = len(network.parts.names), network.backbone.frame
+
+    @jax.jit
+    def sums(params: Any, images: Any, labels: Any) -> prototypes.ClassSums:
+        parsed = network.apply(params, images.astype(jnp.float32) / 255)
+        labels = at_feature_size(labels, parsed.features)
+        right = parsed.logits.argmax(axis=-1) == labels
+        return prototypes.image_sums(parsed.features, jnp.where(right, labels, IGNORED), num_classes)
+
+    found = []
+    for start in range(0, len(images), CHUNK):
+        part = slice(start, start + CHUNK)
+        labels = frame.centre_window(masks[part, ..., None])[..., 0]
+        found.append(sums(params, frame.centre_window(images[part]), labels))
+    means = jax.tree.map(lambda *parts: sum(parts), *found).means()
+    return np.asarray(prototypes.unit(means) if unit else means)
 
 
 def task(
@@ -138,8 +171,8 @@ def task(
         state={"prototypes": jnp.asarray(start), "teacher": params, "steps": jnp.zeros((), jnp.int32)},
         next_state=next_state,
         inputs={"source": source, "target": target},
-        optimizer=network.optimizer(settings, steps),
-        schedule=network.schedule(settings, steps),
+        optimizer=parser_optimizer(settings, steps),
+        schedule=optimizer.learning_rate(settings, steps),
         steps=steps,
         log_every=settings.log_every,
         checkpoint_every=settings.checkpoint_every,

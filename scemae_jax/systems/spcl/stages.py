@@ -18,14 +18,11 @@ from scemae_jax.evaluation import segmentation
 from scemae_jax.evaluation.measurement import Measurement
 from scemae_jax.experiment import Stage, System
 from scemae_jax.faces.parts import IGNORED
-from scemae_jax.ops import prototypes
 from scemae_jax.systems.spcl import adapt, evaluation_sets, pseudo_labels, self_train, settings, source
+from scemae_jax.systems.spcl.adapt import CHUNK
 from scemae_jax.systems.spcl.networks import Spcl
 from scemae_jax.training import processes
 from scemae_jax.training.feed import Input, keep
-
-CHUNK = 64
-"""Images that go through the network at a time, where it is not trained."""
 
 
 def run_source(experiment: Spcl) -> dict[str, Any]:
@@ -66,27 +63,10 @@ def _without_discriminator(params: Any) -> Any:
 
 
 def _first_prototypes(experiment: Spcl, params: Any) -> Float[np.ndarray, "k c"]:
-    """Of each class, the mean over source images of the mean feature of its pixels that the parser has right."""
-    network, faces = experiment.network, experiment.some_source_images()
-    num_classes, frame = len(network.parts.names), network.backbone.frame
-
-    @jax.jit
-    def sums(params: Any, images: Any, labels: Any) -> prototypes.ClassSums:
-        parsed = network.apply(params, images.astype(jnp.float32) / 255)
-        labels = adapt.at_feature_size(labels, parsed.features)
-        right = parsed.logits.argmax(axis=-1) == labels
-        return prototypes.image_sums(parsed.features, jnp.where(right, labels, IGNORED), num_classes)
-
-    total = None
-    for start in range(0, len(faces), CHUNK):
-        chunk = faces.take(np.arange(start, min(start + CHUNK, len(faces))))
-        assert chunk.parts is not None
-        labels = frame.centre_window(chunk.parts[..., None])[..., 0]
-        found = sums(params, frame.centre_window(chunk.images), labels)
-        total = found if total is None else jax.tree.map(jnp.add, total, found)
-    assert total is not None
-    means = total.means()
-    return np.asarray(prototypes.unit(means) if experiment.config.adapt.contrast.unit_prototypes else means)
+    faces = experiment.some_source_images()
+    assert faces.parts is not None
+    unit = experiment.config.adapt.contrast.unit_prototypes
+    return adapt.first_prototypes(experiment.network, params, faces.images, faces.parts, unit=unit)
 
 
 def _target(experiment: Spcl, stage: str, params: Any, *, by_labels: bool) -> Input:
