@@ -28,6 +28,12 @@ class PartScheme:
             values[[left, right]] = right, left
         return values
 
+    def colours(self) -> UInt8[np.ndarray, "k 3"]:
+        """RGB of each value, as in PASCAL VOC's masks: bits 0, 3, 6, ... of a value are the highest bits of red."""
+        values = np.arange(len(self.names))
+        bits = values[:, None] >> np.arange(24) & 1  # lowest first, one after the other of red, green and blue
+        return (bits.reshape(-1, 8, 3) * (128 >> np.arange(8))[:, None]).sum(axis=1).astype(np.uint8)
+
 
 DRAWN = PartScheme(
     names=(

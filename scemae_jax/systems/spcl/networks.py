@@ -19,8 +19,10 @@ from scemae_jax.data.datasets.mask_folder import MaskFolder, mask_folder_config
 from scemae_jax.data.record import Faces
 from scemae_jax.experiment import Experiment
 from scemae_jax.faces.parts import DRAWN, PartScheme
+from scemae_jax.model import Model
 from scemae_jax.model_file import load
-from scemae_jax.models.parsing import ParsingNetwork
+from scemae_jax.models.architecture import Architecture
+from scemae_jax.models.parsing import ParsingNetwork, PartParser
 from scemae_jax.systems.spcl import losses
 from scemae_jax.training import optimizer
 from scemae_jax.training.feed import Input, Kept, keep
@@ -111,9 +113,30 @@ class Spcl(Experiment):
             return state and state["teacher"]
         return self.trained(stage)
 
+    def final_stage(self) -> str:
+        """The last stage that has trained.
+
+        Raises:
+          FileNotFoundError: none has.
+        """
+        for stage in ("self_train", "adapt", "source"):
+            if self.parser(stage) is not None:
+                return stage
+        raise FileNotFoundError(f"no parser in {self.workdir}: put 'source' among config.stages")
+
     def final_parser(self) -> Any:
-        """Of the last stage that has trained."""
-        found = [params for stage in ("self_train", "adapt", "source") if (params := self.parser(stage)) is not None]
-        if not found:
-            raise FileNotFoundError(f"no parser in {self.workdir}: put 'source' among config.stages")
-        return {name: found[0][name] for name in ("encoder", "head")}
+        """The parameters that it left; raises as `final_stage`."""
+        params = self.parser(self.final_stage())
+        return {name: params[name] for name in ("encoder", "head")}
+
+    def final_model(self) -> Model:
+        """The model of `config.init` with the parser of the last stage that has trained.
+
+        Without one, the model has nothing else, and its encoder is the parser's.
+        """
+        params = self.final_parser()
+        parser = PartParser(parts=self.network.parts, width=self.network.width, params=params)
+        if self.config.init:
+            return dataclasses.replace(load(self.config.init), parser=parser)
+        architecture = Architecture(backbone=self.network.backbone)
+        return Model(architecture=architecture, params={"encoder": params["encoder"]}, parser=parser)

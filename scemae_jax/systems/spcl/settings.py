@@ -12,7 +12,7 @@ METHODS = ("source", "self_training", "spcl", "no_prototypes", "spcl_paper")
 
 def default() -> Config:
     """Ours: a teacher's soft labels, ClassMix, and contrast with unit prototypes."""
-    config = shared.base("spcl", ("source", "adapt", "measure"))
+    config = shared.base("spcl", ("source", "adapt", "measure", "export"))
     config.classes = "faces"  # a scheme of scemae_jax.faces.parts or data.class_maps; "": the source's classes.csv
     config.mesh.rules = (("encoder/.*kernel$", ("fsdp", "")),)  # the head is small
     config.head_width = 64  # channels of the head's features
@@ -49,6 +49,9 @@ def default() -> Config:
 
     config.measure = measure = ml_collections.ConfigDict()
     measure.sets = ()  # folders with masks: "NAME=FOLDER" or "NAME=FOLDER:SPLIT"
+
+    config.export = export = ml_collections.ConfigDict()
+    export.dtype = "float32"  # of the weights in the file: "float16" halves it
     return config
 
 
@@ -77,7 +80,7 @@ def choose_method(config: Config, method: str) -> None:
     elif method == "no_prototypes":
         adapt.contrast.weight = 0.0
     elif method == "spcl_paper":
-        config.stages = ("source", "adapt", "self_train", "measure")
+        config.stages = ("source", "adapt", "self_train", "measure", "export")
         config.source.adversary = 0.001
         config.source.logit_temperature = adapt.logit_temperature = 1.8
         adapt.labels, adapt.class_mix, adapt.target_weight = "offline", False, 0.0
@@ -101,6 +104,7 @@ def check(config: Config) -> None:
         {
             "source_data.dataset": ("synthetic_faces", "mask_folder"),
             "adapt.labels": ("teacher", "offline"),
+            "export.dtype": ("float32", "float16"),
         },
     )
     for stage in ("source", "adapt", "self_train"):
