@@ -63,7 +63,7 @@ def _dense_features(
 def _part_probabilities(params: Any, images: Array, *, network: ParsingNetwork) -> Array:
     if jnp.issubdtype(images.dtype, jnp.integer):
         images = images.astype(jnp.float32) / 255
-    return network.probabilities(params, images)
+    return network.of_squares(params, images)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

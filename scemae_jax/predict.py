@@ -3,8 +3,8 @@
   python -m scemae_jax.predict --model runs/parts/export/parts.msgpack photographs anna.jpg --parts found
 
 Each INPUT is an image file or a folder (jpg, png, webp). Of each image `--parts` gets a PNG in its own size, upright
-(EXIF), whose values are classes; `classes.csv` names them. Sub-folders stay. `a.jpg` becomes `a.png`; where two images of
-a folder would become the same, theirs are `a.jpg.png` and `a.webp.png`. `--overlay` gets each image blended with the
+(EXIF), whose values are classes; `classes.csv` names them. Sub-folders stay. `a.jpg` becomes `a.png`; where two images
+of a folder would become the same, theirs are `a.jpg.png` and `a.webp.png`. `--overlay` gets each image blended with the
 colours of its parts. The whole image is taken as the face: cut faces out first.
 
 A file that cannot be read is listed in `PARTS.skipped.csv`, and the others go on. Nothing is overwritten without

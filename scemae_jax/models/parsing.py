@@ -107,6 +107,21 @@ class ParsingNetwork:
 
         return in_windows(of_windows, images, self.window)
 
+    def of_squares(self, params: Any, images: Float[Array, "b s s 3"]) -> Float[Array, "b s s k"]:
+        """Probabilities in the frame's squares, of images in [0, 1], from two views.
+
+        One is the centre window. The other is all of the square, made as small as a window; outside the centre it
+        decides alone, within it the mean of the two does. Crops of both scales are trained on. On real faces this was
+        better than windows at full size that cover the square, which take twice the time (docs/guide.md).
+        """
+        frame, offset = self.backbone.frame, self.backbone.frame.offset
+        small = jax.image.resize(images, (len(images), self.window, self.window, 3), "linear")
+        near, far = jnp.split(self.apply(params, jnp.concatenate([frame.centre_window(images), small])).logits, 2)
+        near = jax.nn.softmax(enlarge(near, (self.window, self.window)))
+        far = jax.nn.softmax(enlarge(far, (frame.image_size, frame.image_size)))
+        mean = (near + frame.centre_window(far)) / 2
+        return jax.lax.dynamic_update_slice(far, mean, (0, offset, offset, 0))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PartParser:
