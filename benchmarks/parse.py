@@ -20,7 +20,7 @@ from scemae_jax.training.feed import keep
 
 
 def parsing(settings: Settings) -> list[Row]:
-    """`Model.parse` of squares; the adaptation step, beside its gradient of two batches and its teacher's pass alone."""
+    """`Model.parse` of squares; the adaptation step, beside its gradient of two batches and its teacher's pass."""
     architecture, config, classes = settings.architecture, default(), len(DRAWN.names)
     size, times = (
         settings.batch_size or config.adapt.batch_size,

@@ -68,7 +68,7 @@ class Parser(nn.Module):
         """Of normalised windows of the encoder's size."""
         tokens = self.encoder(images)[:, 1:]
         side = images.shape[1] // self.encoder.patch_size
-        return self.head(tokens.reshape(len(images), side, side, -1))
+        return self.head(tokens.reshape(images.shape[0], side, side, -1))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,10 +115,11 @@ class ParsingNetwork:
         better than windows at full size that cover the square, which take twice the time (docs/guide.md).
         """
         frame, offset = self.backbone.frame, self.backbone.frame.offset
-        small = jax.image.resize(images, (len(images), self.window, self.window, 3), "linear")
-        near, far = jnp.split(self.apply(params, jnp.concatenate([frame.centre_window(images), small])).logits, 2)
-        near = jax.nn.softmax(enlarge(near, (self.window, self.window)))
-        far = jax.nn.softmax(enlarge(far, (frame.image_size, frame.image_size)))
+        count = images.shape[0]  # a number without a value where StableHLO is exported
+        small = jax.image.resize(images, (count, self.window, self.window, 3), "linear")
+        logits = self.apply(params, jnp.concatenate([frame.centre_window(images), small])).logits
+        near = jax.nn.softmax(enlarge(logits[:count], (self.window, self.window)))
+        far = jax.nn.softmax(enlarge(logits[count:], (frame.image_size, frame.image_size)))
         mean = (near + frame.centre_window(far)) / 2
         return jax.lax.dynamic_update_slice(far, mean, (0, offset, offset, 0))
 
@@ -149,7 +150,7 @@ class PartParser:
 
 def enlarge(maps: Float[Array, "b h w k"], side: tuple[int, int]) -> Float[Array, "b h2 w2 k"]:
     """Bilinear, to (height, width)."""
-    return jax.image.resize(maps, (len(maps), *side, maps.shape[-1]), "linear")
+    return jax.image.resize(maps, (maps.shape[0], *side, maps.shape[-1]), "linear")
 
 
 def in_windows(

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import scemae_jax
 from scemae_jax.faces.frame import FRAME
