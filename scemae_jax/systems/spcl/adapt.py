@@ -20,9 +20,10 @@ from scemae_jax.data import augment
 from scemae_jax.faces.parts import IGNORED
 from scemae_jax.models.parsing import ParsingNetwork, enlarge
 from scemae_jax.ops import prototypes
+from scemae_jax.ops.colour_transfer import colour_transfer
 from scemae_jax.systems.spcl import losses, pseudo_labels
 from scemae_jax.systems.spcl.networks import parser_optimizer
-from scemae_jax.systems.spcl.views import strengthen
+from scemae_jax.systems.spcl.views import change_look
 from scemae_jax.training import loop, optimizer
 from scemae_jax.training.feed import Input
 
@@ -103,6 +104,13 @@ def task(
     num_classes, window = len(network.parts.names), network.window
     by_teacher = settings.labels == "teacher"
 
+    def look_of_source(key: Array, images: Array, target: Array) -> Array:
+        look_key, chosen_key = jax.random.split(key)
+        if settings.target_colours:
+            chosen = jax.random.bernoulli(chosen_key, settings.target_colours, (len(images), 1, 1, 1))
+            images = jnp.where(chosen, colour_transfer(images, target), images)
+        return change_look(look_key, images, frozen.look)
+
     def target_of(key: Array, state: Any, batch: dict[str, Array], source: dict[str, Array]) -> Target:
         mix_key, strong_key = jax.random.split(key)
         images = batch["image"]
@@ -115,12 +123,13 @@ def task(
             pasted = pseudo_labels.class_mix(mix_key, source["parts"], num_classes)[..., None]
             images = jnp.where(pasted, source["image"], images)
             probabilities = jnp.where(pasted, jax.nn.one_hot(source["parts"], num_classes), probabilities)
-        return Target(strengthen(strong_key, images, student), jax.lax.stop_gradient(probabilities))
+        return Target(change_look(strong_key, images, student), jax.lax.stop_gradient(probabilities))
 
     def loss(params: Any, fixed: loop.Fixed, batch: loop.Batch, key: Array) -> tuple[Array, dict[str, Array]]:
-        source_key, target_key, student_key = jax.random.split(key, 3)
+        source_key, look_key, target_key, student_key = jax.random.split(key, 4)
         source, _ = augment.random_views(source_key, batch["source"], views, window, network.parts)
         drawn, _ = augment.random_views(target_key, batch["target"], views, window, network.parts)
+        source["image"] = look_of_source(look_key, source["image"], drawn["image"])
         target = target_of(student_key, fixed.state, drawn, source)
         on_source, on_target = network.apply(params, source["image"]), network.apply(params, target.images)
         labels = at_feature_size(source["parts"], on_source.features)

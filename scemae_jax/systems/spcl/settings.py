@@ -24,16 +24,17 @@ def default() -> Config:
     data.splits = ("train",)
 
     config.source = stage = training(steps=2000, learning_rate=2e-3)
+    stage.look = look()  # of the source images, beyond `augment.jitter`
     stage.adversary = 0.0  # weight of the domain loss against a discriminator of the output; 0: none
 
     config.adapt = stage = training(steps=1500, learning_rate=1e-3)
+    stage.look = look()
+    stage.target_colours = 0.0  # share of the source images that take the colours of a target image
     stage.labels = "teacher"  # the target's: soft, by an average of the weights; "offline": thresholds, made once
     stage.teacher_decay = 0.999
     stage.target_weight = 1.0  # of the cross-entropy on the target
     stage.class_mix = True  # half of the source image's classes are pasted on the target
-    stage.student = student = ml_collections.ConfigDict()  # what the student sees beyond the teacher's view
-    student.jitter = 0.4
-    student.blur = 1.5  # greatest deviation, in pixels
+    stage.student = look(jitter=0.4, blur=1.5)  # what the student sees of the target, beyond the teacher's view
     stage.contrast = contrast = ml_collections.ConfigDict()
     contrast.weight = 0.1
     contrast.temperature = 0.1
@@ -53,6 +54,11 @@ def default() -> Config:
     config.export = export = ml_collections.ConfigDict()
     export.dtype = "float32"  # of the weights in the file: "float16" halves it
     return config
+
+
+def look(*, jitter: float = 0.0, tint: float = 0.0, blur: float = 0.0, noise: float = 0.0) -> Config:
+    """The fields of `views.change_look`; all zero: images stay as they are."""
+    return ml_collections.ConfigDict({"jitter": jitter, "tint": tint, "blur": blur, "noise": noise})
 
 
 def training(*, steps: int, learning_rate: float) -> Config:
@@ -76,7 +82,7 @@ def choose_method(config: Config, method: str) -> None:
         adapt.target_weight = adapt.contrast.weight = 0.0
     elif method == "self_training":
         adapt.labels, adapt.class_mix, adapt.contrast.weight = "offline", False, 0.0
-        adapt.student.jitter = adapt.student.blur = 0.0
+        adapt.student = look()
     elif method == "no_prototypes":
         adapt.contrast.weight = 0.0
     elif method == "spcl_paper":
@@ -84,7 +90,7 @@ def choose_method(config: Config, method: str) -> None:
         config.source.adversary = 0.001
         config.source.logit_temperature = adapt.logit_temperature = 1.8
         adapt.labels, adapt.class_mix, adapt.target_weight = "offline", False, 0.0
-        adapt.student.jitter = adapt.student.blur = 0.0
+        adapt.student = look()
         contrast = adapt.contrast
         contrast.weight, contrast.temperature, contrast.momentum = 1.0, 100.0, 0.1
         contrast.unit_prototypes = contrast.class_balanced = False

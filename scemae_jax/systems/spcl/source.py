@@ -20,6 +20,7 @@ from scemae_jax.data import augment
 from scemae_jax.models.parsing import ParsingNetwork, enlarge
 from scemae_jax.systems.spcl import losses
 from scemae_jax.systems.spcl.networks import parser_optimizer
+from scemae_jax.systems.spcl.views import change_look
 from scemae_jax.training import loop, optimizer
 from scemae_jax.training.feed import Input
 
@@ -50,6 +51,7 @@ def task(
     """
     settings, window = config.source, network.window
     views: Config = ml_collections.FrozenConfigDict(settings.augment)
+    look: Config = ml_collections.FrozenConfigDict(settings.look)
     discriminator = Discriminator()
     if settings.adversary:
         maps = jnp.zeros((1, window, window, len(network.parts.names)))
@@ -71,8 +73,9 @@ def task(
         return fooled, (told_source + told_target) / 2
 
     def loss(params: Any, _: loop.Fixed, batch: loop.Batch, key: Array) -> tuple[Array, dict[str, Array]]:
-        source_key, target_key = jax.random.split(key)
+        source_key, look_key, target_key = jax.random.split(key, 3)
         source, _crops = augment.random_views(source_key, batch["source"], views, window, network.parts)
+        source["image"] = change_look(look_key, source["image"], look)
         logits = enlarge(network.apply(params, source["image"]).logits, (window, window))
         segmentation = losses.cross_entropy(logits / settings.logit_temperature, source["parts"], weights)
         if not settings.adversary:
