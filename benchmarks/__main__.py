@@ -7,6 +7,7 @@ Suites:
   refine     the step of stage 2; with all tokens; with hypercolumns; clustering alone
   cluster    density peaks of many images, which the peer runs too, and of more and more tokens
   input      the step of stage 1 with images on the device, in memory, or decoded for every batch
+  parse      `Model.parse`; SPCL's adaptation step beside its passes (one core: taskset -c 0 python -m benchmarks ...)
   agreement  operations on the CPU and on the default device: errors, and whether they pass
 
 Contenders take turns. --output is written after every suite; the same command skips the suites that it has.
@@ -25,7 +26,7 @@ import simple_parsing
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import suites
+from benchmarks import parse, suites
 from benchmarks.agreement import agreement
 from benchmarks.measure import Row
 from benchmarks.suites import SMOKE, Settings
@@ -33,7 +34,7 @@ from scemae_jax.allocator import restart_keeping_freed_memory
 
 SUITES = {
     "pretrain": suites.pretraining, "refine": suites.refinement, "cluster": suites.clustering, "input": suites.inputs,
-    "agreement": agreement,
+    "parse": parse.parsing, "agreement": agreement,
 }  # fmt: skip
 
 

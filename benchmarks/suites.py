@@ -38,7 +38,7 @@ STEPS = 1000
 class Settings:
     """Of a run: the flags of `python -m benchmarks`."""
 
-    suite: str = "pretrain,refine,cluster,input,agreement"  # What to measure.
+    suite: str = "pretrain,refine,cluster,input,parse,agreement"  # What to measure.
     encoder: str = "S/8"
     decoder: str = "512x8x16"  # Of stage 1: width x depth x heads.
     batch_size: int = 0  # Of both stages; 0: each has the config's.

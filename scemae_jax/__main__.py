@@ -1,6 +1,7 @@
 """One command for all programs.
 
 scemae run --config configs/quickstart.py --workdir runs/quickstart     (python -m scemae_jax.main)
+scemae predict --model runs/parts/export/parts.msgpack FOLDER --parts OUT
 scemae sweep | compare | prepare | convert | first_step | paper                   (--help says what each takes)
 """
 
@@ -9,6 +10,7 @@ import sys
 
 PROGRAMS = {
     "run": "scemae_jax.main",
+    "predict": "scemae_jax.predict",
     "sweep": "scemae_jax.sweep",
     "compare": "scemae_jax.compare",
     "prepare": "scemae_jax.prepare",

@@ -17,20 +17,25 @@ DONE, FAILED, STOPPED_EARLY, PREEMPTED = 0, 1, 75, 85
 """Exit statuses. 75: time limit; 85: SIGTERM or a lost process. After these two the same command goes on."""
 
 
-def start(main: Callable[[], None], *needed: str) -> None:
-    """Runs a program that takes only flags; those `needed` must be given."""
+def start(main: Callable[..., None], *needed: str, words: str = "") -> None:
+    """Runs a program that takes flags, of which those `needed` must be given.
 
-    def flags_alone(argv: Sequence[str]) -> None:
-        if len(argv) > 1:
-            words = " ".join(argv[1:])
+    With `words`, what they are called, it also takes at least one word that is no flag: `main(words)`.
+    """
+
+    def run(argv: Sequence[str]) -> None:
+        given = list(argv[1:])
+        if given and not words:
             raise app.UsageError(
-                f"not understood: {words}; flags are --NAME=VALUE, fields of a config --config.a.b=VALUE"
+                f"not understood: {' '.join(given)}; flags are --NAME=VALUE, fields of a config --config.a.b=VALUE"
             )
-        main()
+        if words and not given:
+            raise app.UsageError(f"no {words} was given")
+        main(given) if words else main()
 
     flags.mark_flags_as_required(needed)
     logging.set_verbosity(logging.WARNING)
-    app.run(flags_alone)
+    app.run(run)
 
 
 def stop_at(minutes: float | None) -> float | None:

@@ -255,6 +255,7 @@ ADDED = {
     "pretrain.decay": 1.0,
     "refine.decay": 1.0,
     "data.more_roots": [],
+    "export.dtype": "float32",
     "model.image_size": FRAME.image_size,
     "model.window": FRAME.window,
 }

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
+import cv2
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Num, UInt8
 
 from scemae_jax.data.images import BACKGROUND
 from scemae_jax.faces.frame import FRAME, Frame, Placement
 from scemae_jax.models import carb
 from scemae_jax.models.architecture import Architecture
 from scemae_jax.models.heads import Head, Which, find
+from scemae_jax.models.parsing import ParsingNetwork, PartParser
 from scemae_jax.ops.correspondence import predict_matches
 from scemae_jax.ops.cover_and_stride import cover_and_stride
 
@@ -56,9 +59,16 @@ def _dense_features(
     )
 
 
+@functools.partial(jax.jit, static_argnames="network")
+def _part_probabilities(params: Any, images: Array, *, network: ParsingNetwork) -> Array:
+    if jnp.issubdtype(images.dtype, jnp.integer):
+        images = images.astype(jnp.float32) / 255
+    return network.of_squares(params, images)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
-    """A backbone, its projector once refined, its heads, and its MAE decoder where kept.
+    """A backbone, its projector once refined, its heads, its parser, and its MAE decoder where kept.
 
     Its methods take and give arrays of NumPy; `device_features` and `dense_features` serve further computation.
     """
@@ -68,6 +78,8 @@ class Model:
     """`encoder`, `projector` (absent before stage 2) and `decoder` (absent from exported models)."""
     heads: dict[str, Head] = dataclasses.field(default_factory=dict)
     """By name: that of a landmark head is the number of its landmarks, "5" say."""
+    parser: PartParser | None = None
+    """Gives every pixel its part."""
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Where it came from: config hash, images seen, data; free-form, for people."""
 
@@ -124,13 +136,20 @@ class Model:
             one = jax.ShapeDtypeStruct((1, self.frame.image_size, self.frame.image_size, 3), jnp.uint8)
             shape = jax.eval_shape(lambda images: self.dense_features(images, stride, which), one).shape
             return jnp.zeros((0, *shape[1:]))
-        chunks = []
+        dense = functools.partial(
+            self.dense_features, stride=stride, which=which, projected_weight=projected_weight
+        )  # fmt: skip
+        return jnp.concatenate(list(self._of_chunks(dense, images)))
+
+    def _of_chunks(
+        self, function: Callable[[Array], Array], images: Num[Array | np.ndarray, "b h w 3"]
+    ) -> Iterator[Array]:
+        """What a function gives of the images' squares, `CHUNK` at a time, or all if they are fewer."""
         for start in range(0, len(images), CHUNK):
             chunk = as_square_images(images[start : start + CHUNK], self.frame)
             missing = CHUNK - len(chunk) if len(images) > CHUNK else 0
             padded = jnp.pad(chunk, ((0, missing), (0, 0), (0, 0), (0, 0)))
-            chunks.append(self.dense_features(padded, stride, which, projected_weight)[: len(chunk)])
-        return jnp.concatenate(chunks)
+            yield function(padded)[: len(chunk)]
 
     def dense_features(
         self, images: Num[Array, "b 136 136 3"], stride: int, which: Which, projected_weight: float = 1.0
@@ -199,6 +218,59 @@ class Model:
         normalised = np.concatenate([np.zeros((0, chosen.network.num_landmarks, 2), np.float32), *points])
         return placed.from_square(self.frame.denormalise(normalised))
 
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Names of the values that `parse` gives; raises ValueError if the model has no parser."""
+        return self._own_parser().parts.names
+
+    def parse(self, images: Num[Array | np.ndarray, "b h w 3"]) -> UInt8[np.ndarray, "b h w"]:
+        """The part of every pixel: an index of `part_names`.
+
+        Args:
+          images: faces cut as the training ones, of any size; uint8, or floats in [0, 1].
+
+        Raises:
+          ValueError: the model has no parser; or as `features`.
+        """
+        self._own_parser()
+        placed = placement(images, self.frame)
+        if placed.size == (placed.square, placed.square):
+            found = [np.asarray(chunk) for chunk in self._of_chunks(self.square_parts, images)]
+            return np.concatenate([np.zeros((0, *np.shape(images)[1:3]), np.uint8), *found])
+        found = [most_probable(maps, placed) for maps in self._part_maps(images)]
+        return np.stack(found) if found else np.zeros(np.shape(images)[:3], np.uint8)
+
+    def parse_probabilities(self, images: Num[Array | np.ndarray, "b h w 3"]) -> Float[np.ndarray, "b h w k"]:
+        """Of every pixel, the probability of each of `part_names`; `parse` takes a fraction of the memory.
+
+        Arguments and errors are those of `parse`.
+        """
+        placed, count = placement(images, self.frame), len(self.part_names)
+        found = [np.stack(list(in_own_size(maps, placed)), axis=-1) for maps in self._part_maps(images)]
+        return np.stack(found) if found else np.zeros((*np.shape(images)[:3], count), np.float32)
+
+    def square_part_probabilities(self, images: Num[Array, "b 136 136 3"]) -> Float[Array, "b 136 136 k"]:
+        """`parse_probabilities` of squares, without checks and chunks, to be traced into another computation."""
+        parser = self._own_parser()
+        return _part_probabilities(parser.params, images, network=parser.network(self.architecture.backbone))
+
+    def square_parts(self, images: Num[Array, "b 136 136 3"]) -> UInt8[Array, "b 136 136"]:
+        """`parse` of squares, as `square_part_probabilities`."""
+        return self.square_part_probabilities(images).argmax(axis=-1).astype(jnp.uint8)
+
+    def _part_maps(self, images: Num[Array | np.ndarray, "b h w 3"]) -> Iterator[Float[np.ndarray, "136 136 k"]]:
+        """Of each image in its square."""
+        for chunk in self._of_chunks(self.square_part_probabilities, images):
+            yield from np.asarray(chunk)
+
+    def _own_parser(self) -> PartParser:
+        if self.parser is None:
+            raise ValueError(
+                "this model has no parser: scemae_jax.fit_parser trains one from images with masks, and a run of "
+                "configs/spcl/faces.py exports a model with one"
+            )
+        return self.parser
+
 
 def placement(images: Num[Array | np.ndarray, "b h w 3"], frame: Frame) -> Placement:
     """Where images of this size lie in the frame's square.
@@ -241,6 +313,25 @@ def as_square_images(images: Num[Array | np.ndarray, "b h w 3"], frame: Frame = 
         low, high = np.asarray(images).min(), np.asarray(images).max()  # on a CPU those of XLA pass over NaN
         raise ValueError(f"float images range from {low:.3g} to {high:.3g}: scale them to [0, 1], or pass uint8")
     return images if placed.size == (frame.image_size, frame.image_size) else _on_squares(images, placed=placed)
+
+
+def in_own_size(maps: Float[np.ndarray, "s s k"], placed: Placement) -> Iterator[Float[np.ndarray, "h w"]]:
+    """Maps of a square, one by one, in the size of the image that lies in it: bilinear, without the padding."""
+    (width, height), (left, top) = placed.scaled, placed.padding
+    for part in np.moveaxis(maps[top : top + height, left : left + width], -1, 0):
+        # OpenCV takes its threads and vectors to it: a photograph has a hundred times the square's pixels.
+        yield part if placed.size == placed.scaled else cv2.resize(np.ascontiguousarray(part), placed.size)
+
+
+def most_probable(maps: Float[np.ndarray, "s s k"], placed: Placement) -> UInt8[np.ndarray, "h w"]:
+    """The number of the map that is the largest at each pixel of the image; of equal ones the first."""
+    own = in_own_size(maps, placed)
+    best = next(own).copy()
+    chosen = np.zeros(best.shape, np.uint8)
+    for number, part in enumerate(own, start=1):  # of a photograph, all at once would fill the memory
+        chosen[part > best] = number
+        np.maximum(best, part, out=best)
+    return chosen
 
 
 match = Model.match

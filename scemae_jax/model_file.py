@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
@@ -18,15 +20,17 @@ from scemae_jax.faces.frame import Frame
 from scemae_jax.model import Model
 from scemae_jax.models.architecture import Architecture, Backbone, Carb, Decoder
 from scemae_jax.models.heads import Head, Which
+from scemae_jax.models.parsing import PartParser
 
 FORMAT = 2
+"""Files with a parser have the same: an earlier version reads what it knows of them, and leaves the parser out."""
 
 
 def save_model(model: Model, path: Path, *, dtype: str = "float32") -> None:
     """Writes a model to one msgpack file (to a temporary name first, so that a cut-off write leaves no half file).
 
     Args:
-      model: encoder, projector, heads; the decoder too if it is among the parameters.
+      model: encoder, projector, heads, parser; the decoder too if it is among the parameters.
       path: of the file.
       dtype: of the weights in the file.
 
@@ -53,6 +57,8 @@ def save_model(model: Model, path: Path, *, dtype: str = "float32") -> None:
             for name, head in model.heads.items()
         },
     }
+    if model.parser is not None:
+        content["parser"] = {"sizes": json.dumps(model.parser.sizes()), "params": stored(model.parser.params)}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_bytes(serialization.msgpack_serialize(content))
@@ -71,11 +77,13 @@ def load(path: str | Path) -> Model:
     def float32(tree: Any) -> Any:
         return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
 
+    parser = content.get("parser")
     heads = {name: (json.loads(head["sizes"]), float32(head["params"])) for name, head in content["heads"].items()}
     return Model(
         architecture=_architecture(json.loads(content["architecture"])),
         params=float32(content["params"]),
         heads={name: Head.of_sizes(_head_sizes(sizes), params) for name, (sizes, params) in heads.items()},
+        parser=parser and PartParser.of_sizes(json.loads(parser["sizes"]), float32(parser["params"])),
         provenance=json.loads(content["provenance"]),
     )
 
@@ -157,11 +165,24 @@ def export_stablehlo(model: Model, path: Path, *, stride: int, which: Which) -> 
     It takes uint8 [b, s, s, 3] of any b, where s is the image size of the model's frame, and gives what
     `Model.features` does, in float32 whatever the model was trained in; it runs on CPU, GPU and TPU.
     """
+    _export(model, path, lambda exact, images: exact.dense_features(images, stride, which))
+
+
+def export_parse(model: Model, path: Path) -> None:
+    """Writes `Model.parse` of uint8 [b, s, s, 3], which gives uint8 [b, s, s], as `export_stablehlo` does features.
+
+    Raises:
+      ValueError: the model has no parser.
+    """
+    _export(model, path, lambda exact, images: exact.square_parts(images))
+
+
+def _export(model: Model, path: Path, function: Callable[[Model, jax.Array], jax.Array]) -> None:
     exact = dataclasses.replace(model, architecture=_in_float32(model.architecture))
     (batch,) = jax.export.symbolic_shape("b")
     size = model.frame.image_size
     images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
-    function = jax.jit(lambda images: exact.dense_features(images, stride, which))
-    exported = jax.export.export(function, platforms=("cpu", "cuda", "tpu"))(images)
+    platforms = ("cpu", "cuda", "tpu")
+    exported = jax.export.export(jax.jit(functools.partial(function, exact)), platforms=platforms)(images)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(exported.serialize())

@@ -83,7 +83,7 @@ def _to_checkpoint(name: str, output: str, dialect: Dialect) -> None:
     write_checkpoint(state, output, dialect)
     _print("written", state, dict.fromkeys(state, ""))
     left = [part for part in model.params if part not in PARTS[dialect]]
-    left += [f"head {name}" for name in model.heads]
+    left += [f"head {name}" for name in model.heads] + ["parser"] * (model.parser is not None)
     print(f"left out, as {dialect} has no place for it: {', '.join(left) or 'nothing'}")
 
 

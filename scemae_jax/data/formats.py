@@ -75,7 +75,7 @@ def read_folder(root: str | os.PathLike) -> Folder:
         what = "is not a folder" if root.exists() else "does not exist"
         raise DatasetError(f"{str(root)!r} {what}; give a folder of images ({', '.join(EXTENSIONS)})")
     root = root.resolve()
-    images = _list_images(root)
+    images = list_images(root)
     if not images:
         raise DatasetError(f"{str(root)!r} holds no image; expected {', '.join(EXTENSIONS)} in it or its sub-folders")
 
@@ -157,8 +157,14 @@ def _group(face: Face) -> str:
     return f"{is_named}\0{name}"
 
 
-def _list_images(root: Path) -> dict[str, int]:
-    """Relative file -> its size in bytes, for `root` resolved."""
+def list_images(root: Path) -> dict[str, int]:
+    """The images below a folder: relative file -> its size in bytes, for `root` resolved.
+
+    Hidden files and folders (a name that starts with a dot) are left out.
+
+    Raises:
+      DatasetError: a folder cannot be listed, or a link leads out of the folder.
+    """
 
     def refuse(error: OSError) -> None:
         raise DatasetError(f"{error.filename!r} cannot be listed: {error.strerror}")

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageOps
 
-from scemae_jax.faces.frame import FRAME
+from scemae_jax.faces.frame import FRAME, Placement
 
 MAX_PIXELS = 64_000_000
 """Largest image that is decoded: 64 megapixels, about 200 MB as RGB."""
@@ -128,16 +128,28 @@ def open_upright(path: Path) -> Image.Image:
 
     Raises:
       UnreadableImage: it cannot be decoded.
+      DatasetError: it has more than 64 megapixels.
     """
     try:
         with Image.open(path, formats=_FORMATS) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                raise DatasetError(_too_large(str(path), f"{opened.width}x{opened.height} pixels"))
             image = _eight_bit(ImageOps.exif_transpose(opened))
+    except DatasetError:
+        raise
     except Exception as error:  # Pillow's parsers raise OSError, SyntaxError, struct.error and others
         raise UnreadableImage(f"{path}: cannot be read as JPEG, PNG or WebP; replace or remove it") from error
     if image.mode == "RGB":
         return image
     canvas = Image.new("RGB", image.size, BACKGROUND)
     canvas.paste(image, (0, 0), image)
+    return canvas
+
+
+def on_square(image: Image.Image, placed: Placement) -> Image.Image:
+    """An RGB image scaled to where it lies in the square, bilinear with antialiasing, mid-grey around it."""
+    canvas = Image.new("RGB", (placed.square, placed.square), BACKGROUND)
+    canvas.paste(image.resize(placed.scaled, Image.Resampling.BILINEAR), placed.padding)
     return canvas
 
 

@@ -1,17 +1,22 @@
-"""A head that gives every pixel its part, on the patch tokens of the backbone."""
+"""Parts of every pixel: a head on the patch tokens of an encoder, and the parser that both make."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from scemae_jax.faces.parts import PartScheme
 from scemae_jax.models import vit
+from scemae_jax.models.architecture import Backbone
 
 
 class Parsed(NamedTuple):
@@ -63,12 +68,89 @@ class Parser(nn.Module):
         """Of normalised windows of the encoder's size."""
         tokens = self.encoder(images)[:, 1:]
         side = images.shape[1] // self.encoder.patch_size
-        return self.head(tokens.reshape(len(images), side, side, -1))
+        return self.head(tokens.reshape(images.shape[0], side, side, -1))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParsingNetwork:
+    """A parser and the images that it takes; hashable."""
+
+    backbone: Backbone
+    parts: PartScheme
+    width: int
+    """Channels of the head's features."""
+
+    @functools.cached_property
+    def module(self) -> Parser:
+        dtype = jnp.dtype(self.backbone.dtype)
+        return Parser(self.backbone.build(), ParsingHead(len(self.parts.names), self.width, dtype=dtype))
+
+    @property
+    def window(self) -> int:
+        return self.backbone.frame.window
+
+    def initial_params(self, seed: int, encoder: Any) -> Any:
+        """A random head on an encoder's parameters."""
+        windows = jnp.zeros((1, self.window, self.window, 3))
+        params = jax.jit(self.module.init)(jax.random.key(seed), windows)["params"]
+        return {"encoder": encoder, "head": params["head"]}
+
+    def apply(self, params: Any, windows: Float[Array, "b s s 3"]) -> Parsed:
+        """Of windows in [0, 1]."""
+        return cast(Parsed, self.module.apply({"params": params}, self.backbone.normalise(windows)))
+
+    def probabilities(self, params: Any, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w k"]:
+        """Of images in [0, 1] of any size, by windows."""
+
+        def of_windows(windows: Array) -> Array:
+            return jax.nn.softmax(enlarge(self.apply(params, windows).logits, (self.window, self.window)))
+
+        return in_windows(of_windows, images, self.window)
+
+    def of_squares(self, params: Any, images: Float[Array, "b s s 3"]) -> Float[Array, "b s s k"]:
+        """Probabilities in the frame's squares, of images in [0, 1], from two views.
+
+        One is the centre window. The other is all of the square, made as small as a window; outside the centre it
+        decides alone, within it the mean of the two does. Crops of both scales are trained on. On real faces this was
+        better than windows at full size that cover the square, which take twice the time (docs/guide.md).
+        """
+        frame, offset = self.backbone.frame, self.backbone.frame.offset
+        count = images.shape[0]  # a number without a value where StableHLO is exported
+        small = jax.image.resize(images, (count, self.window, self.window, 3), "linear")
+        logits = self.apply(params, jnp.concatenate([frame.centre_window(images), small])).logits
+        near = jax.nn.softmax(enlarge(logits[:count], (self.window, self.window)))
+        far = jax.nn.softmax(enlarge(logits[count:], (frame.image_size, frame.image_size)))
+        mean = (near + frame.centre_window(far)) / 2
+        return jax.lax.dynamic_update_slice(far, mean, (0, offset, offset, 0))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PartParser:
+    """A trained parser. Its encoder learnt with its head, so it is not the model's; both take the same images."""
+
+    parts: PartScheme
+    width: int
+    """Channels of the head's features."""
+    params: Any
+    """`encoder` and `head`."""
+
+    def network(self, backbone: Backbone) -> ParsingNetwork:
+        return ParsingNetwork(backbone=backbone, parts=self.parts, width=self.width)
+
+    def sizes(self) -> dict[str, Any]:
+        """All but the weights, JSON-able; `of_sizes` makes the parser again."""
+        return {"parts": dataclasses.asdict(self.parts), "width": self.width}
+
+    @classmethod
+    def of_sizes(cls, sizes: dict[str, Any], params: Any) -> PartParser:
+        parts = sizes["parts"]
+        scheme = PartScheme(names=tuple(parts["names"]), mirror=tuple(map(tuple, parts["mirror"])))
+        return cls(parts=scheme, width=sizes["width"], params=params)
 
 
 def enlarge(maps: Float[Array, "b h w k"], side: tuple[int, int]) -> Float[Array, "b h2 w2 k"]:
     """Bilinear, to (height, width)."""
-    return jax.image.resize(maps, (len(maps), *side, maps.shape[-1]), "linear")
+    return jax.image.resize(maps, (maps.shape[0], *side, maps.shape[-1]), "linear")
 
 
 def in_windows(
@@ -87,12 +169,12 @@ def in_windows(
     if min(height, width) < window:
         raise ValueError(f"images of {width}x{height} pixels are smaller than the window of {window}: enlarge them")
     places = [(top, left) for top in _starts(height, window) for left in _starts(width, window)]
-    total, count = jnp.zeros(()), jnp.zeros((height, width, 1))
-    for top, left in places:
-        found = function(images[:, top : top + window, left : left + window])
+    windows = jnp.stack([images[:, top : top + window, left : left + window] for top, left in places])
+    total, count = jnp.zeros(()), np.zeros((height, width, 1), np.float32)
+    for (top, left), found in zip(places, jax.lax.map(function, windows), strict=True):  # traced once
         padding = ((0, 0), (top, height - window - top), (left, width - window - left), (0, 0))
         total += jnp.pad(found, padding)
-        count = count.at[top : top + window, left : left + window].add(1)
+        count[top : top + window, left : left + window] += 1
     return total / count
 
 

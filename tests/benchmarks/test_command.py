@@ -22,6 +22,7 @@ ROWS = {
                "density peaks, 130 x 48"],
     "cluster": ["density peaks, 130 x 192", "density peaks, 130 x 48", "density peaks, 64 x 48"],
     "input": ["constant batch", "device", "host", "none"],
+    "parse": ["its passes", "adaptation step", "parse"],
 }  # fmt: skip
 """Of each suite that measures speed."""
 
@@ -76,7 +77,10 @@ def test_what_is_done_is_not_done_twice_and_other_settings_are_refused(smoke):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"suite": "pretrain,speed"}, "--suite names speed: choose from pretrain, refine, cluster, input, agreement"),
+        (
+            {"suite": "pretrain,speed"},
+            "--suite names speed: choose from pretrain, refine, cluster, input, parse, agreement",
+        ),
         ({"suite": "pretrain", "encoder": "M/8"}, r"unknown encoder 'M/8': use SIZE/PATCH"),
         ({"suite": "pretrain", "dtype": "float16"}, "dtype is 'float16': choose 'float32' or 'bfloat16'"),
         ({"suite": "pretrain", "decoder": "512x8"}, "--decoder is '512x8': give width x depth x heads"),

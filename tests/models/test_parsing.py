@@ -29,19 +29,29 @@ def test_the_head_s_maps_are_four_times_as_fine_as_the_patches():
     assert np.isfinite(parsed.logits).all()
 
 
-@pytest.mark.parametrize(("height", "width", "count"), [(8, 8, 1), (11, 8, 2), (9, 31, 2 * 5)])
-def test_windows_cover_an_image_and_overlaps_are_averaged(height, width, count):
+@pytest.mark.parametrize(
+    ("height", "width", "tops", "lefts"),
+    [(8, 8, [0], [0]), (11, 8, [0, 3], [0]), (9, 31, [0, 1], [0, 6, 12, 17, 23])],
+)
+def test_windows_cover_an_image_and_overlaps_are_averaged(height, width, tops, lefts):
+    """Against a loop over the windows, of pixels and of each window's own mean."""
     images = np.random.default_rng(0).random((2, height, width, 3)).astype(np.float32)
-    calls = []
+    traced = []
 
-    def number_and_pixels(windows):
-        calls.append(windows.shape)
-        return jnp.concatenate([windows, jnp.full((*windows.shape[:3], 1), len(calls), jnp.float32)], axis=-1)
+    def pixels_and_mean(windows):
+        traced.append(windows.shape)
+        means = jnp.broadcast_to(windows.mean(axis=(1, 2, 3), keepdims=True), (*windows.shape[:3], 1))
+        return jnp.concatenate([windows, means], axis=-1)
 
-    found = np.asarray(in_windows(number_and_pixels, images, 8))
-    assert calls == [(2, 8, 8, 3)] * count
+    total, count = np.zeros((2, height, width)), np.zeros((height, width))
+    for top in tops:
+        for left in lefts:
+            here = np.s_[..., top : top + 8, left : left + 8]
+            total[here] += images[:, top : top + 8, left : left + 8].mean(axis=(1, 2, 3))[:, None, None]
+            count[here] += 1
+    found = np.asarray(in_windows(pixels_and_mean, images, 8))
+    assert traced == [(2, 8, 8, 3)]
     np.testing.assert_allclose(found[..., :3], images, atol=1e-6)  # what all windows agree on
-    assert found[0, 0, 0, 3] == 1  # a corner is in one window alone
-    assert found[0, -1, -1, 3] == count
+    np.testing.assert_allclose(found[..., 3], total / count, atol=1e-6)
     with pytest.raises(ValueError, match="smaller than the window of 8"):
-        in_windows(number_and_pixels, images[:, :7], 8)
+        in_windows(pixels_and_mean, images[:, :7], 8)

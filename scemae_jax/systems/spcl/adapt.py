@@ -13,20 +13,19 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Float, Integer, UInt8
 
 from scemae_jax.config import Config
 from scemae_jax.data import augment
-from scemae_jax.data.record import Faces
 from scemae_jax.faces.frame import AnyArray
 from scemae_jax.faces.parts import IGNORED
-from scemae_jax.models.parsing import enlarge
+from scemae_jax.models.parsing import ParsingNetwork, enlarge
 from scemae_jax.ops import prototypes
 from scemae_jax.ops.colour_transfer import colour_transfer
 from scemae_jax.systems.spcl import losses, pseudo_labels
-from scemae_jax.systems.spcl.networks import ParsingNetwork
+from scemae_jax.systems.spcl.networks import Spcl, parser_optimizer
 from scemae_jax.systems.spcl.views import change_look
-from scemae_jax.training import loop
+from scemae_jax.training import loop, optimizer
 from scemae_jax.training.feed import Input
 
 CHUNK = 64
@@ -50,9 +49,17 @@ def at_feature_size(
 
 
 def first_prototypes(
-    network: ParsingNetwork, params: Any, faces: Faces, *, normalise: bool
+    network: ParsingNetwork,
+    params: Any,
+    images: UInt8[np.ndarray, "n h w 3"],
+    masks: UInt8[np.ndarray, "n h w"],
+    *,
+    unit: bool,
 ) -> Float[np.ndarray, "k c"]:
-    """Of each class, the mean over labelled images of the mean feature of its pixels that the parser has right."""
+    """Of each class, the mean over source images of the mean feature of its pixels that the parser has right.
+
+    Of the images' centre windows; with `unit` of unit length.
+    """
     num_classes, frame = len(network.parts.names), network.backbone.frame
 
     @jax.jit
@@ -62,16 +69,20 @@ def first_prototypes(
         right = parsed.logits.argmax(axis=-1) == labels
         return prototypes.image_sums(parsed.features, jnp.where(right, labels, IGNORED), num_classes)
 
-    total = None
-    for start in range(0, len(faces), CHUNK):
-        chunk = faces.take(np.arange(start, min(start + CHUNK, len(faces))))
-        assert chunk.parts is not None
-        labels = frame.centre_window(chunk.parts[..., None])[..., 0]
-        found = sums(params, frame.centre_window(chunk.images), labels)
-        total = found if total is None else jax.tree.map(jnp.add, total, found)
-    assert total is not None
-    means = total.means()
-    return np.asarray(prototypes.unit(means) if normalise else means)
+    found = []
+    for start in range(0, len(images), CHUNK):
+        part = slice(start, start + CHUNK)
+        labels = frame.centre_window(masks[part, ..., None])[..., 0]
+        found.append(sums(params, frame.centre_window(images[part]), labels))
+    means = jax.tree.map(lambda *parts: sum(parts), *found).means()
+    return np.asarray(prototypes.unit(means) if unit else means)
+
+
+def source_prototypes(experiment: Spcl, params: Any) -> Float[np.ndarray, "k c"]:
+    """Those of an experiment's labelled images."""
+    faces, unit = experiment.some_source_images(), experiment.config.adapt.contrast.unit_prototypes
+    assert faces.parts is not None
+    return first_prototypes(experiment.network, params, faces.images, faces.parts, unit=unit)
 
 
 def task(
@@ -180,8 +191,8 @@ def task(
         state={"prototypes": jnp.asarray(start), "teacher": params, "steps": jnp.zeros((), jnp.int32)},
         next_state=next_state,
         inputs={"source": source, "target": target},
-        optimizer=network.optimizer(settings, steps),
-        schedule=network.schedule(settings, steps),
+        optimizer=parser_optimizer(settings, steps),
+        schedule=optimizer.learning_rate(settings, steps),
         steps=steps,
         log_every=settings.log_every,
         checkpoint_every=settings.checkpoint_every,

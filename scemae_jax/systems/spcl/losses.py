@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Integer, Num
+from absl import logging
+from jaxtyping import Array, Float, Int, Integer, Num, UInt8
 
 
 def class_weights(pixels: Int[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
@@ -17,6 +20,14 @@ def class_weights(pixels: Int[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
     share = pixels / pixels.sum()
     weights = np.divide(1, np.sqrt(share), out=np.zeros(len(share)), where=share > 0)
     return weights / (share * weights).sum()
+
+
+def class_weights_of(masks: UInt8[np.ndarray, "n h w"], names: Sequence[str]) -> Float[np.ndarray, " k"]:
+    """`class_weights` of the pixels of masks; classes that they lack are said."""
+    pixels = np.bincount(masks.ravel(), minlength=256)[: len(names)]
+    if absent := [name for name, count in zip(names, pixels, strict=True) if not count]:
+        logging.warning("no source mask has %s: nothing is learnt of it", ", ".join(absent))
+    return class_weights(pixels).astype(np.float32)
 
 
 def cross_entropy(

@@ -113,18 +113,14 @@ def run_measure(experiment: Spcl) -> dict[str, Any]:
 
 def _parsers(experiment: Spcl) -> Iterator[tuple[str, Find]]:
     """Stages that have trained, and what gives the scores of windows: the head's, and cosines with the prototypes."""
-    network, settings = experiment.network, experiment.config.adapt.contrast
+    network = experiment.network
     both = jax.jit(lambda *inputs: scores(network, *inputs))
     for stage in TRAINED:
         params = experiment.parser(stage)
         if params is None:
             continue
         state = experiment.trained("adapt", "state") if stage == "adapt" else None
-        if state:
-            vectors = state["prototypes"]
-        else:
-            faces = experiment.some_source_images()
-            vectors = adapt.first_prototypes(network, params, faces, normalise=settings.unit_prototypes)
+        vectors = state["prototypes"] if state else adapt.source_prototypes(experiment, params)
 
         def find(windows: np.ndarray, params: Any = params, vectors: Any = vectors) -> dict[str, np.ndarray]:
             return jax.tree.map(np.asarray, both(params, vectors, windows))

@@ -5,15 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import tensorflow_datasets as tfds
-from absl import logging
-from jaxtyping import Array, Float
 
 from scemae_jax import config as configuration
 from scemae_jax.config import Config
@@ -23,9 +21,10 @@ from scemae_jax.data.masks import MASKS
 from scemae_jax.data.record import Faces
 from scemae_jax.experiment import Experiment
 from scemae_jax.faces.parts import DRAWN, PartScheme
+from scemae_jax.model import Model
 from scemae_jax.model_file import load
-from scemae_jax.models.architecture import Backbone
-from scemae_jax.models.parsing import Parsed, Parser, ParsingHead, enlarge, in_windows
+from scemae_jax.models.architecture import Architecture
+from scemae_jax.models.parsing import ParsingNetwork, PartParser
 from scemae_jax.systems.spcl import losses
 from scemae_jax.training import optimizer
 from scemae_jax.training.feed import Input, Kept, keep
@@ -34,57 +33,14 @@ SOME = 2000
 """Images of a split, where a part is enough: for the classes' shares, and for the first prototypes."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ParsingNetwork:
-    """A parser and the images that it takes; hashable."""
+def parser_optimizer(settings: Config, steps: int) -> optax.GradientTransformation:
+    """AdamW; the encoder's rate is `settings.encoder_rate` of the head's."""
+    slower = optax.scale(settings.encoder_rate)
 
-    backbone: Backbone
-    parts: PartScheme
-    width: int
-    """Channels of the head's features."""
+    def of_encoder(params: Any) -> Any:
+        return {name: name == "encoder" for name in params}
 
-    @functools.cached_property
-    def module(self) -> Parser:
-        dtype = jnp.dtype(self.backbone.dtype)
-        return Parser(self.backbone.build(), ParsingHead(len(self.parts.names), self.width, dtype=dtype))
-
-    @property
-    def window(self) -> int:
-        return self.backbone.frame.window
-
-    def initial_params(self, seed: int, encoder: Any) -> Any:
-        """A random head on an encoder's parameters."""
-        windows = jnp.zeros((1, self.window, self.window, 3))
-        params = jax.jit(self.module.init)(jax.random.key(seed), windows)["params"]
-        return {"encoder": encoder, "head": params["head"]}
-
-    def apply(self, params: Any, windows: Float[Array, "b s s 3"]) -> Parsed:
-        """Of windows in [0, 1]."""
-        return cast(Parsed, self.module.apply({"params": params}, self.backbone.normalise(windows)))
-
-    def probabilities(self, params: Any, images: Float[Array, "b h w 3"]) -> Float[Array, "b h w k"]:
-        """Of images in [0, 1] of any size, by windows."""
-
-        def of_windows(windows: Array) -> Array:
-            return jax.nn.softmax(enlarge(self.apply(params, windows).logits, (self.window, self.window)))
-
-        return in_windows(of_windows, images, self.window)
-
-    def optimizer(self, settings: Config, steps: int) -> optax.GradientTransformation:
-        """AdamW; the encoder's rate is `settings.encoder_rate` of the head's."""
-        slower = optax.scale(settings.encoder_rate)
-
-        def of_encoder(params: Any) -> Any:
-            return {name: name == "encoder" for name in params}
-
-        return optax.chain(
-            optimizer.adamw(settings, steps),
-            optax.masked(slower, of_encoder),
-        )
-
-    def schedule(self, settings: Config, steps: int) -> optax.Schedule:
-        """Of the head's rate."""
-        return optimizer.learning_rate(settings, steps)
+    return optax.chain(optimizer.adamw(settings, steps), optax.masked(slower, of_encoder))
 
 
 class Spcl(Experiment):
@@ -183,12 +139,9 @@ class Spcl(Experiment):
 
     def class_weights(self) -> np.ndarray:
         """Of the classes, by their share of the source's pixels; classes that it lacks are said."""
-        names, parts = self.network.parts.names, self.some_source_images().parts
+        parts = self.some_source_images().parts
         assert parts is not None
-        pixels = np.bincount(parts.ravel(), minlength=256)[: len(names)]
-        if absent := [name for name, count in zip(names, pixels, strict=True) if not count]:
-            logging.warning("no source mask has %s: nothing is learnt of it", ", ".join(absent))
-        return losses.class_weights(pixels).astype(np.float32)
+        return losses.class_weights_of(parts, self.network.parts.names)
 
     def parser(self, stage: str) -> Any:
         """The encoder and head that a stage left, None if it has not trained.
@@ -202,9 +155,29 @@ class Spcl(Experiment):
             params = self.trained(stage)
         return params and {name: params[name] for name in ("encoder", "head")}
 
+    def final_stage(self) -> str:
+        """The last stage that has trained.
+
+        Raises:
+          FileNotFoundError: none has.
+        """
+        for stage in ("self_train", "adapt", "source"):
+            if self.parser(stage) is not None:
+                return stage
+        raise FileNotFoundError(f"no parser in {self.workdir}: put 'source' among config.stages")
+
     def final_parser(self) -> Any:
-        """Of the last stage that has trained."""
-        found = [params for stage in ("self_train", "adapt", "source") if (params := self.parser(stage)) is not None]
-        if not found:
-            raise FileNotFoundError(f"no parser in {self.workdir}: put 'source' among config.stages")
-        return found[0]
+        """The parameters that it left; raises as `final_stage`."""
+        return self.parser(self.final_stage())
+
+    def final_model(self) -> Model:
+        """The model of `config.init` with the parser of the last stage that has trained.
+
+        Without one, the model has nothing else, and its encoder is the parser's.
+        """
+        params = self.final_parser()
+        parser = PartParser(parts=self.network.parts, width=self.network.width, params=params)
+        if self.config.init:
+            return dataclasses.replace(load(self.config.init), parser=parser)
+        architecture = Architecture(backbone=self.network.backbone)
+        return Model(architecture=architecture, params={"encoder": params["encoder"]}, parser=parser)

@@ -9,10 +9,10 @@ from jaxtyping import Array
 
 from scemae_jax.config import Config
 from scemae_jax.data import augment
-from scemae_jax.models.parsing import enlarge
+from scemae_jax.models.parsing import ParsingNetwork, enlarge
 from scemae_jax.systems.spcl import losses
-from scemae_jax.systems.spcl.networks import ParsingNetwork
-from scemae_jax.training import loop
+from scemae_jax.systems.spcl.networks import parser_optimizer
+from scemae_jax.training import loop, optimizer
 from scemae_jax.training.feed import Input
 
 
@@ -33,8 +33,8 @@ def task(config: Config, network: ParsingNetwork, params: Any, target: Input, *,
         params=params,
         constants={},
         inputs={"target": target},
-        optimizer=network.optimizer(settings, steps),
-        schedule=network.schedule(settings, steps),
+        optimizer=parser_optimizer(settings, steps),
+        schedule=optimizer.learning_rate(settings, steps),
         steps=steps,
         log_every=settings.log_every,
         checkpoint_every=settings.checkpoint_every,

@@ -17,7 +17,7 @@ WITH_MASKS = ("synthetic_faces", "mask_folder")
 
 def default() -> Config:
     """Ours: a teacher's soft labels, ClassMix, and contrast with unit prototypes."""
-    config = shared.base("spcl", ("source", "adapt", "measure", "report"))
+    config = shared.base("spcl", ("source", "adapt", "measure", "report", "export"))
     config.classes = "faces"  # a scheme of scemae_jax.faces.parts or data.class_maps; "": the source's classes.csv
     config.mesh.rules = (("encoder/.*kernel$", ("fsdp", "")),)  # the head is small
     config.head_width = 64  # channels of the head's features
@@ -62,6 +62,9 @@ def default() -> Config:
     report.examples = 6  # drawn faces that are shown, if the source is drawn
     report.target_pictures = 0  # images of the target that are shown, with the parts found in them
     report.pixels = 60  # of each class and domain, whose features t-SNE shows; 0: no t-SNE
+
+    config.export = export = ml_collections.ConfigDict()
+    export.dtype = "float32"  # of the weights in the file: "float16" halves it
     return config
 
 
@@ -98,7 +101,7 @@ def choose_method(config: Config, method: str) -> None:
         adapt.labels, adapt.class_mix, adapt.contrast.weight = "masks", False, 0.0
         adapt.student = look()
     elif method == "spcl_paper":
-        config.stages = ("source", "adapt", "self_train", "measure", "report")
+        config.stages = ("source", "adapt", "self_train", "measure", "report", "export")
         config.source.adversary = 0.001
         config.source.logit_temperature = adapt.logit_temperature = 1.8
         adapt.labels, adapt.class_mix, adapt.target_weight = "offline", False, 0.0
@@ -122,6 +125,7 @@ def check(config: Config) -> None:
         {
             "source_data.dataset": WITH_MASKS,
             "adapt.labels": ("teacher", "offline", "masks"),
+            "export.dtype": ("float32", "float16"),
         },
     )
     for stage in TRAINED:

@@ -17,11 +17,11 @@ from jaxtyping import Array, Float
 
 from scemae_jax.config import Config
 from scemae_jax.data import augment
-from scemae_jax.models.parsing import enlarge
+from scemae_jax.models.parsing import ParsingNetwork, enlarge
 from scemae_jax.systems.spcl import losses
-from scemae_jax.systems.spcl.networks import ParsingNetwork
+from scemae_jax.systems.spcl.networks import parser_optimizer
 from scemae_jax.systems.spcl.views import change_look
-from scemae_jax.training import loop
+from scemae_jax.training import loop, optimizer
 from scemae_jax.training.feed import Input
 
 
@@ -85,7 +85,7 @@ def task(
         fooled, told = domain_losses(params, logits, on_target)
         return segmentation + settings.adversary * fooled + told, {"adversary": fooled, "discriminator": told}
 
-    trained = network.optimizer(settings, steps)
+    trained = parser_optimizer(settings, steps)
     if settings.adversary:
         rate = optax.polynomial_schedule(1e-4, 0.0, 0.9, steps)
         kinds = {"encoder": "parser", "head": "parser", "discriminator": "discriminator"}
@@ -98,7 +98,7 @@ def task(
         constants={},
         inputs=inputs,
         optimizer=trained,
-        schedule=network.schedule(settings, steps),
+        schedule=optimizer.learning_rate(settings, steps),
         steps=steps,
         log_every=settings.log_every,
         checkpoint_every=settings.checkpoint_every,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,11 @@ import numpy as np
 from clu import parameter_overview
 from jaxtyping import UInt8
 
+from scemae_jax import config as configuration
 from scemae_jax.data.pipeline import InMemory, in_memory
 from scemae_jax.experiment import Stage, System
 from scemae_jax.faces.parts import IGNORED
+from scemae_jax.model_file import export_parse, load, save_model
 from scemae_jax.report.html import write_report
 from scemae_jax.systems.spcl import adapt, measuring, pictures, pseudo_labels, self_train, settings, source
 from scemae_jax.systems.spcl.networks import Spcl
@@ -44,10 +47,7 @@ def run_adapt(experiment: Spcl) -> dict[str, Any]:
     target = _target(experiment, "adapt", params, labels=stage.labels)
     task = adapt.task(
         config, experiment.network, params, labelled, target, weights=experiment.class_weights(),
-        start=adapt.first_prototypes(
-            experiment.network, params, experiment.some_source_images(), normalise=stage.contrast.unit_prototypes
-        ),
-        steps=stage.steps,
+        start=adapt.source_prototypes(experiment, params), steps=stage.steps,
     )  # fmt: skip
     return experiment.train(task)
 
@@ -142,6 +142,28 @@ def run_report(experiment: Spcl) -> dict[str, Any]:
     return {"path": str(path.relative_to(experiment.workdir))}
 
 
+def run_export(experiment: Spcl) -> dict[str, Any]:
+    """The model of `config.init` with the parser of the last stage, as a file; `Model.parse` for other runtimes."""
+    config, results, stage = experiment.config, experiment.results(), experiment.final_stage()
+    model = experiment.final_model()
+    choices = config.adapt.to_dict()
+    provenance = {
+        "config_hash": configuration.config_hash(config),
+        "method": {"system": "spcl", "stage": stage}
+        | {name: choices[name] for name in ("labels", "class_mix", "target_weight", "contrast")},
+        "source": experiment.source_dataset.info.full_name,
+        "target": [dataset.info.full_name for dataset in experiment.unlabelled_datasets],
+        "images_seen": sum(results.get(name, {}).get("images_seen", 0) for name in TRAINED),
+        "init": config.init,
+        "init_provenance": model.provenance,
+        "terms": f"the terms of use of {config.init} hold for this model too" if config.init else "",
+    }
+    path = experiment.workdir / "export" / "parts.msgpack"
+    save_model(dataclasses.replace(model, provenance=provenance), path, dtype=config.export.dtype)
+    export_parse(load(path), path.with_suffix(".stablehlo"))
+    return {"path": str(path.relative_to(experiment.workdir)), "bytes": path.stat().st_size, "stage": stage}
+
+
 def describe(experiment: Spcl) -> None:
     """Prints the network's parameters and the steps of the stages."""
     network = experiment.network
@@ -174,5 +196,6 @@ SYSTEM = System(
         ),
         Stage(name="measure", run=measuring.run_measure, builds_on=TRAINED, measures=True),
         Stage(name="report", run=run_report, builds_on=(*TRAINED, "measure")),
+        Stage(name="export", run=run_export, builds_on=TRAINED, reads_data=False),
     ),
 )  # fmt: skip
