@@ -75,7 +75,7 @@ def read_folder(root: str | os.PathLike) -> Folder:
         what = "is not a folder" if root.exists() else "does not exist"
         raise DatasetError(f"{str(root)!r} {what}; give a folder of images ({', '.join(EXTENSIONS)})")
     root = root.resolve()
-    images = _list_images(root)
+    images = list_images(root)
     if not images:
         raise DatasetError(f"{str(root)!r} holds no image; expected {', '.join(EXTENSIONS)} in it or its sub-folders")
 
@@ -157,8 +157,12 @@ def _group(face: Face) -> str:
     return f"{is_named}\0{name}"
 
 
-def _list_images(root: Path) -> dict[str, int]:
-    """Relative file -> its size in bytes, for `root` resolved."""
+def list_images(root: Path) -> dict[str, int]:
+    """Relative file -> its size in bytes, for `root` resolved.
+
+    Raises:
+      DatasetError: a folder cannot be listed, or is a link, or a file is a link that leaves `root`.
+    """
 
     def refuse(error: OSError) -> None:
         raise DatasetError(f"{error.filename!r} cannot be listed: {error.strerror}")

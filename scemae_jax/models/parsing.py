@@ -78,22 +78,31 @@ def in_windows(
 ) -> Float[Array, "b h w k"]:
     """What a function gives of windows, slid over larger images: where windows overlap, their mean.
 
-    As few windows as cover the image, evenly spaced; neighbours overlap by a quarter at least.
+    It is called once, with the windows of all images.
 
     Raises:
       ValueError: an image is smaller than the window.
     """
     height, width = images.shape[1:3]
-    if min(height, width) < window:
-        raise ValueError(f"images of {width}x{height} pixels are smaller than the window of {window}: enlarge them")
-    places = [(top, left) for top in _starts(height, window) for left in _starts(width, window)]
-    total, count = jnp.zeros(()), jnp.zeros((height, width, 1))
-    for top, left in places:
-        found = function(images[:, top : top + window, left : left + window])
-        padding = ((0, 0), (top, height - window - top), (left, width - window - left), (0, 0))
-        total += jnp.pad(found, padding)
+    places = window_places(height, width, window)
+    windows = [images[:, top : top + window, left : left + window] for top, left in places]
+    found = function(jnp.concatenate(windows)).reshape(len(places), len(images), window, window, -1)
+    total, count = jnp.zeros((*images.shape[:3], found.shape[-1]), found.dtype), jnp.zeros((height, width, 1))
+    for (top, left), part in zip(places, found, strict=True):
+        total = total.at[:, top : top + window, left : left + window].add(part)
         count = count.at[top : top + window, left : left + window].add(1)
     return total / count
+
+
+def window_places(height: int, width: int, window: int) -> list[tuple[int, int]]:
+    """(top, left) of as few windows as cover an image, evenly spaced; neighbours overlap by a quarter at least.
+
+    Raises:
+      ValueError: the image is smaller than the window.
+    """
+    if min(height, width) < window:
+        raise ValueError(f"images of {width}x{height} pixels are smaller than the window of {window}: enlarge them")
+    return [(top, left) for top in _starts(height, window) for left in _starts(width, window)]
 
 
 def _starts(length: int, window: int) -> list[int]:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from scemae_jax.models.parsing import ParsingHead, enlarge, in_windows, twice_the_resolution
+from scemae_jax.models.parsing import ParsingHead, enlarge, in_windows, twice_the_resolution, window_places
 
 
 def test_sub_pixels_lie_where_their_channel_says():
@@ -34,14 +34,19 @@ def test_windows_cover_an_image_and_overlaps_are_averaged(height, width, count):
     images = np.random.default_rng(0).random((2, height, width, 3)).astype(np.float32)
     calls = []
 
-    def number_and_pixels(windows):
+    def mean_and_pixels(windows):
         calls.append(windows.shape)
-        return jnp.concatenate([windows, jnp.full((*windows.shape[:3], 1), len(calls), jnp.float32)], axis=-1)
+        mean = jnp.broadcast_to(windows.mean(axis=(1, 2, 3), keepdims=True), (*windows.shape[:3], 1))
+        return jnp.concatenate([windows, mean], axis=-1)
 
-    found = np.asarray(in_windows(number_and_pixels, images, 8))
-    assert calls == [(2, 8, 8, 3)] * count
+    found = np.asarray(in_windows(mean_and_pixels, images, 8))
+    assert calls == [(2 * count, 8, 8, 3)]
     np.testing.assert_allclose(found[..., :3], images, atol=1e-6)  # what all windows agree on
-    assert found[0, 0, 0, 3] == 1  # a corner is in one window alone
-    assert found[0, -1, -1, 3] == count
+    means = np.full((count, 2, height, width), np.nan)
+    for number, (top, left) in enumerate(window_places(height, width, 8)):
+        means[number, :, top : top + 8, left : left + 8] = images[:, top : top + 8, left : left + 8].mean(
+            axis=(1, 2, 3), keepdims=True
+        )[..., 0]
+    np.testing.assert_allclose(found[..., 3], np.nanmean(means, axis=0), atol=1e-6)
     with pytest.raises(ValueError, match="smaller than the window of 8"):
-        in_windows(number_and_pixels, images[:, :7], 8)
+        in_windows(mean_and_pixels, images[:, :7], 8)

@@ -102,7 +102,8 @@ def task(
         labels = at_feature_size(source["parts"], on_source.features)
 
         right = on_source.logits.argmax(axis=-1) == labels
-        seen = prototypes.pixel_sums(on_source.features, jnp.where(right, labels, IGNORED), num_classes)
+        right_labels = jnp.where(right, labels, IGNORED)
+        seen = prototypes.pixel_sums(on_source.features, right_labels, num_classes)
         moved = prototypes.update(
             fixed.state["prototypes"], seen, momentum=contrast.momentum, normalise=contrast.unit_prototypes
         )
@@ -119,7 +120,8 @@ def task(
         guessed = at_feature_size(jnp.where(sure, guessed, IGNORED), on_target.features)
         if contrast.weight:
             terms = {"temperature": contrast.temperature, "class_balanced": contrast.class_balanced}
-            contrastive = prototypes.contrastive_loss(on_source.features, labels, moved, **terms)
+            own = right_labels if contrast.right_only else labels
+            contrastive = prototypes.contrastive_loss(on_source.features, own, moved, **terms)
             contrastive += prototypes.contrastive_loss(on_target.features, guessed, moved, **terms)
             total, outputs["contrastive"] = total + contrast.weight * contrastive, contrastive
         outputs["kept"] = (guessed != IGNORED).mean()
