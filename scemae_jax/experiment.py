@@ -318,12 +318,13 @@ def claim_workdir(experiment: Experiment) -> None:
       ValueError: it is of another experiment; the message lists the differences.
     """
     data = experiment.config.data
-    roots = (data.root, *(root for root, _ in data.more_roots)) if data.dataset == "landmark_folder" else ()
+    of_folders = data.dataset in ("landmark_folder", "image_folder")
+    roots = (data.root, *(root for root, _ in data.more_roots)) if of_folders else ()
     for root in filter(None, roots):
         if experiment.workdir.resolve().is_relative_to(Path(root).expanduser().resolve()):
             raise ValueError(
-                f"--workdir {experiment.workdir} is inside {root}, and its pictures would become faces: choose one "
-                "outside"
+                f"--workdir {experiment.workdir} is inside {root}, and its pictures would be trained on: choose "
+                "one outside"
             )
     experiment.workdir.mkdir(parents=True, exist_ok=True)
     path, fields = experiment.workdir / "config.json", configuration.plain(experiment.config)

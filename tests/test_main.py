@@ -336,7 +336,7 @@ def test_a_training_keeps_to_its_data_and_leaves_out_images_of_test_people(run, 
 def test_a_workdir_among_the_faces_is_refused(run, folder_config, capsys):
     config = folder_config(annotated=False, stages=("pretrain",))
     assert run(config, Path(config.data.root) / "runs" / "mine") == 1
-    assert "its pictures would become faces: choose one outside" in capsys.readouterr().err
+    assert "its pictures would be trained on: choose one outside" in capsys.readouterr().err
 
 
 def test_a_projector_of_another_form_is_refused(run, finished, small_config, tmp_path, capsys):

@@ -75,7 +75,7 @@ def sample_crops(
     key: Key[Array, ""],
     batch: int,
     *,
-    source: int,
+    source: tuple[int, int],
     output: int,
     scale: tuple[float, float],
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
@@ -84,17 +84,18 @@ def sample_crops(
     """Boxes for a random resized crop.
 
     Args:
-      source: side of the square source images, in pixels.
+      source: height and width of the source images, in pixels.
       output: side of the crops after resizing.
       scale: least and greatest area of the box, as a share of the image.
       ratio: least and greatest width over height.
       flip: mirror half of the crops.
     """
     area_key, ratio_key, corner_key, flip_key = jax.random.split(key, 4)
-    area = jax.random.uniform(area_key, (batch,), minval=scale[0], maxval=scale[1]) * source**2
+    whole = np.array(source[::-1], np.float32)
+    area = jax.random.uniform(area_key, (batch,), minval=scale[0], maxval=scale[1]) * (source[0] * source[1])
     aspect = jnp.exp(jax.random.uniform(ratio_key, (batch,), minval=np.log(ratio[0]), maxval=np.log(ratio[1])))
-    size = jnp.minimum(jnp.stack([jnp.sqrt(area * aspect), jnp.sqrt(area / aspect)], axis=1), float(source))
-    corner = jax.random.uniform(corner_key, (batch, 2)) * (source - size)
+    size = jnp.minimum(jnp.stack([jnp.sqrt(area * aspect), jnp.sqrt(area / aspect)], axis=1), whole)
+    corner = jax.random.uniform(corner_key, (batch, 2)) * (whole - size)
     mirrored = jax.random.bernoulli(flip_key, 0.5 if flip else 0.0, (batch,))
     return Crops(corner, size, mirrored, output)
 
@@ -166,8 +167,8 @@ def random_views(
     for name in {"landmarks", "visible"} & batch.keys() if settings.flip else ():
         scheme_of(batch[name].shape[1]).mirrored_order()  # raises if it is not known which landmarks change places
     crops = sample_crops(
-        crop_key, len(images), source=images.shape[1], output=output, scale=tuple(settings.crop_scale),
-        ratio=tuple(settings.crop_ratio), flip=settings.flip,
+        crop_key, len(images), source=(images.shape[1], images.shape[2]), output=output,
+        scale=tuple(settings.crop_scale), ratio=tuple(settings.crop_ratio), flip=settings.flip,
     )  # fmt: skip
     views = move({**batch, "image": images.astype(jnp.float32) / 255.0}, crops, parts)
     views["image"] = jnp.clip(views["image"], 0, 1)

@@ -62,7 +62,7 @@ CLASS_MAPS = {
     "synthia16": _scenes(_SYNTHIA, _SYNTHIA),
     "synthia13": _scenes(_SYNTHIA, _SYNTHIA, _THIN),
 }
-"""By name. GTA5's masks have Cityscapes' values; "cityscapes16" and "13" are for SYNTHIA to Cityscapes."""
+"""By name. GTA5's masks have Cityscapes' values; "cityscapes16" and "cityscapes13" are SYNTHIA's classes there."""
 
 
 def read_classes(path: Path) -> ClassMap:
@@ -106,14 +106,19 @@ def read_classes(path: Path) -> ClassMap:
     return ClassMap(PartScheme(names=tuple(names)), classes, groups=merged if any(merged) else ())
 
 
-def class_map(name: str, root: Path) -> ClassMap:
+def class_map(name: str, root: Path, values: str = "") -> ClassMap:
     """One of `CLASS_MAPS` by its name; without a name, that of the `classes.csv` in `root`.
+
+    With `values`, "cityscapes" or "synthia", the same classes by the values of that dataset.
 
     Raises:
       DatasetError: there is no such map, or as `read_classes`.
     """
     if not name:
         return read_classes(root / CLASSES)
+    count = name.removeprefix("cityscapes").removeprefix("synthia")
+    if values and count.isdigit():
+        name = f"{values}{count}"
     if name not in CLASS_MAPS:
         raise DatasetError(f"no classes are called {name!r}: choose {', '.join(CLASS_MAPS)}, or write {CLASSES}")
     return CLASS_MAPS[name]

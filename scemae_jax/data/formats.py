@@ -163,7 +163,7 @@ def list_images(root: Path) -> dict[str, int]:
     Hidden files and folders (a name that starts with a dot) are left out.
 
     Raises:
-      DatasetError: a folder cannot be listed, or a link leads out of the folder.
+      DatasetError: a folder cannot be listed, or is a link, or a file is a link that leaves `root`.
     """
 
     def refuse(error: OSError) -> None:

@@ -153,6 +153,30 @@ def on_square(image: Image.Image, placed: Placement) -> Image.Image:
     return canvas
 
 
+def fit(
+    image: Image.Image,
+    size: tuple[int, int],
+    around: int | tuple[int, int, int] = BACKGROUND,
+    resampling: Image.Resampling = Image.Resampling.BILINEAR,
+) -> Image.Image:
+    """An image scaled until it fits into `size`, (height, width), and centred, with the colour `around` it."""
+    height, width = size
+    zoom = min(width / image.width, height / image.height)
+    scaled = (max(1, round(image.width * zoom)), max(1, round(image.height * zoom)))
+    canvas = Image.new(image.mode, (width, height), around)
+    canvas.paste(image.resize(scaled, resampling), ((width - scaled[0]) // 2, (height - scaled[1]) // 2))
+    return canvas
+
+
+def encoded(image: Image.Image, form: str) -> io.BytesIO:
+    """An image as a file of the form "JPEG" (quality 95, colour at full resolution) or "PNG"."""
+    target = io.BytesIO()
+    options = {"quality": 95, "subsampling": 0} if form == "JPEG" else {}
+    image.save(target, format=form, **options)
+    target.seek(0)
+    return target
+
+
 def in_threads(function: Callable[[_Task], _Result], tasks: Iterable[_Task]) -> Iterator[_Result]:
     """Yields `function(task)` in the order of the tasks, computed on all cores and only a little ahead.
 

@@ -33,27 +33,36 @@ class ExampleSource(Protocol):
 # --- order
 
 
-def index_batches(sizes: Sequence[int], *, weights: Sequence[float], batch_size: int, seed: int) -> grain.MapDataset:
+def index_batches(
+    sizes: Sequence[int],
+    *,
+    weights: Sequence[float],
+    batch_size: int,
+    seed: int,
+    groups: Sequence[Sequence[int]] | None = None,
+) -> grain.MapDataset:
     """Endless batches {"number": int32 `[batch_size]`} of example numbers, counted through all sources.
 
-    Each source gives each of its examples once an epoch, in an order of its own every epoch.
+    Each group gives each of its examples once an epoch, in an order of its own every epoch.
 
     Args:
       sizes: examples in each source.
-      weights: share of each source in the stream.
+      weights: share of each group in the stream.
       batch_size: over all processes.
       seed: of the order.
+      groups: numbers of examples, which may be in several groups; None: each source is a group.
 
     Raises:
       ValueError: a source is empty.
     """
     check_sizes(sizes)
-    streams, first = [], 0
-    for number, size in enumerate(sizes):
-        streams.append(grain.MapDataset.range(first, first + size).seed(seed + number).shuffle().repeat())
-        first += size
+    ends = np.cumsum(sizes).tolist()
+    ranges = groups or [range(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+    streams = [
+        grain.MapDataset.source(numbers).seed(seed + number).shuffle().repeat() for number, numbers in enumerate(ranges)
+    ]
     stream = grain.MapDataset.mix(streams, weights) if len(streams) > 1 else streams[0]
-    return stream.batch(batch_size, drop_remainder=True).map(lambda numbers: {"number": numbers.astype(np.int32)})
+    return stream.batch(batch_size, drop_remainder=True).map(lambda numbers: {"number": np.asarray(numbers, np.int32)})
 
 
 def check_sizes(sizes: Sequence[int]) -> None:
@@ -139,17 +148,19 @@ def training_batches(
     part: int = 0,
     parts: int = 1,
     workers: int = 0,
+    groups: Sequence[Sequence[int]] | None = None,
 ) -> Batches:
     """Endless batches of examples, in the order of `index_batches`.
 
     Args:
       sources: what to draw from.
-      weights: share of each source in the stream.
+      weights: share of each group in the stream.
       batch_size: over all processes.
       seed: of the order.
       part: of each batch, the rows that this process loads.
       parts: how many processes share a batch.
       workers: processes that load, beside this one; 0: threads.
+      groups: as `index_batches`.
 
     Raises:
       ValueError: a source is empty, or the batch does not divide over the processes.
@@ -157,7 +168,7 @@ def training_batches(
     if batch_size % parts:
         raise ValueError(f"batch_size {batch_size} does not divide over {parts} processes: make it a multiple")
     sizes = [len(source) for source in sources]
-    order = index_batches(sizes, weights=weights, batch_size=batch_size, seed=seed)
+    order = index_batches(sizes, weights=weights, batch_size=batch_size, seed=seed, groups=groups)
     return Batches(order.map(LoadExamples(sources, part, parts)), workers=workers)
 
 

@@ -24,7 +24,7 @@ AnyFaces = TypeVar("AnyFaces", bound="Faces")
 class Faces:
     """Faces in memory, with what is known of them; None where that was not read, or the dataset lacks it."""
 
-    images: UInt8[np.ndarray, "n 136 136 3"]
+    images: UInt8[np.ndarray, "n h w 3"]
     landmarks: Float[np.ndarray, "n l 2"] | None = None
     """(x, y) in pixels; NaN where not annotated."""
     subjects: Int[np.ndarray, "n"] | None = None

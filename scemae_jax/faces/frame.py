@@ -72,6 +72,15 @@ class Frame:
         return images[:, self.offset : self.offset + self.window, self.offset : self.offset + self.window]
 
 
+@dataclasses.dataclass(frozen=True)
+class WholeImage:
+    """In the place of a `Frame` where images, of whatever size, are seen whole."""
+
+    def centre_window(self, images: Num[AnyArray, "b h w c"]) -> Num[AnyArray, "b h w c"]:
+        """All of the images."""
+        return images
+
+
 FRAME = Frame()
 """The frame of the prepared datasets, and of every model unless it has another."""
 

@@ -29,6 +29,8 @@ class PartScheme:
     """By value."""
     mirror: tuple[tuple[str, str], ...] = ()
     """Parts that change places when an image is mirrored: left and right eye, say."""
+    groups: tuple[str, ...] = ()
+    """Of each part, the group that it is also measured in; empty: no groups."""
 
     def mirrored_values(self) -> UInt8[np.ndarray, "256"]:
         """Value of each value's mirror image."""

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
+from scemae_jax.faces.frame import Frame, WholeImage
 from scemae_jax.faces.parts import PartScheme
 from scemae_jax.models import vit
 from scemae_jax.models.architecture import Backbone
@@ -79,6 +80,8 @@ class ParsingNetwork:
     parts: PartScheme
     width: int
     """Channels of the head's features."""
+    whole: bool = False
+    """Images are scenes, which are seen whole, by windows; of faces the centre window counts."""
 
     @functools.cached_property
     def module(self) -> Parser:
@@ -88,6 +91,17 @@ class ParsingNetwork:
     @property
     def window(self) -> int:
         return self.backbone.frame.window
+
+    @property
+    def frame(self) -> Frame | WholeImage:
+        """The part of images, and of masks, on which the network is measured."""
+        return WholeImage() if self.whole else self.backbone.frame
+
+    def windows(self, images: Num[np.ndarray, "b h w c"]) -> Num[np.ndarray, "n s s c"]:
+        """The windows that cover the part of images, or of masks, that is measured."""
+        seen, side = self.frame.centre_window(images), self.window
+        places = window_places(seen.shape[1], seen.shape[2], side)
+        return np.concatenate([seen[:, top : top + side, left : left + side] for top, left in places])
 
     def initial_params(self, seed: int, encoder: Any) -> Any:
         """A random head on an encoder's parameters."""
@@ -160,15 +174,13 @@ def in_windows(
 ) -> Float[Array, "b h w k"]:
     """What a function gives of windows, slid over larger images: where windows overlap, their mean.
 
-    As few windows as cover the image, evenly spaced; neighbours overlap by a quarter at least.
+    It is traced once, for the same window of all images.
 
     Raises:
       ValueError: an image is smaller than the window.
     """
     height, width = images.shape[1:3]
-    if min(height, width) < window:
-        raise ValueError(f"images of {width}x{height} pixels are smaller than the window of {window}: enlarge them")
-    places = [(top, left) for top in _starts(height, window) for left in _starts(width, window)]
+    places = window_places(height, width, window)
     windows = jnp.stack([images[:, top : top + window, left : left + window] for top, left in places])
     total, count = jnp.zeros(()), np.zeros((height, width, 1), np.float32)
     for (top, left), found in zip(places, jax.lax.map(function, windows), strict=True):  # traced once
@@ -176,6 +188,17 @@ def in_windows(
         total += jnp.pad(found, padding)
         count[top : top + window, left : left + window] += 1
     return total / count
+
+
+def window_places(height: int, width: int, window: int) -> list[tuple[int, int]]:
+    """(top, left) of as few windows as cover an image, evenly spaced; neighbours overlap by a quarter at least.
+
+    Raises:
+      ValueError: the image is smaller than the window.
+    """
+    if min(height, width) < window:
+        raise ValueError(f"images of {width}x{height} pixels are smaller than the window of {window}: enlarge them")
+    return [(top, left) for top in _starts(height, window) for left in _starts(width, window)]
 
 
 def _starts(length: int, window: int) -> list[int]:

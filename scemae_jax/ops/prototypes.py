@@ -18,14 +18,17 @@ Prototypes = Float[Array, "k c"]
 
 
 class ClassSums(NamedTuple):
-    """Sums by class. Sums over parts of a batch, or over devices, add up to those of the whole."""
+    """Sums by class. Sums over parts of a batch, or over devices, add up to those of the whole.
+
+    Divided by the number of parts, as the training loop does with a batch in parts, they have the same means.
+    """
 
     sums: Float[Array, "k c"]
     counts: Float[Array, " k"]
 
     def means(self) -> Float[Array, "k c"]:
         """Zeros where nothing was counted."""
-        return self.sums / jnp.maximum(self.counts, 1)[:, None]
+        return self.sums / jnp.where(self.counts > 0, self.counts, 1)[:, None]
 
 
 def unit(vectors: Float[Array, "*n c"]) -> Float[Array, "*n c"]:

@@ -143,14 +143,23 @@ class Kept:
     held: dict[str, Int32[Array, "n row"]] | None = None
     """The examples, where they are on the devices."""
 
-    def batches(self, weights: Sequence[float], *, batch_size: int, seed: int, workers: int = 0) -> Input:
+    def batches(
+        self,
+        weights: Sequence[float],
+        *,
+        batch_size: int,
+        seed: int,
+        workers: int = 0,
+        groups: Sequence[Sequence[int]] | None = None,
+    ) -> Input:
         """An input of them.
 
         Args:
-          weights: share of each source in the stream.
+          weights: share of each group in the stream.
           batch_size: over all processes.
           seed: of the order.
           workers: processes that decode what is kept nowhere; 0: threads.
+          groups: numbers of examples, counted through all sources, that are drawn together; None: each source's.
 
         Raises:
           ValueError: the batch does not divide over the processes.
@@ -158,12 +167,15 @@ class Kept:
         if self.held is None:
             part, parts = sharding.process_part(self.mesh)
             in_order = pipeline.training_batches(
-                self.sources, weights=weights, batch_size=batch_size, seed=seed, part=part, parts=parts, workers=workers
-            )
+                self.sources, weights=weights, batch_size=batch_size, seed=seed, part=part, parts=parts,
+                workers=workers, groups=groups,
+            )  # fmt: skip
             return Input(batches=in_order, batch_size=batch_size)
         sizes = [len(source) for source in self.sources]
         return Input(
-            batches=Batches(pipeline.index_batches(sizes, weights=weights, batch_size=batch_size, seed=seed)),
+            batches=Batches(
+                pipeline.index_batches(sizes, weights=weights, batch_size=batch_size, seed=seed, groups=groups)
+            ),
             batch_size=batch_size,
             resident=self.held,
             read=partial(read_held, self.mesh, self.layouts),

@@ -16,7 +16,7 @@ def crops(corner, size, mirrored, output=96):
 
 
 def sample(seed, batch=64, **changes):
-    settings = {"source": 136, "output": 96, "scale": (0.3, 0.9), "ratio": (0.8, 1.25), "flip": True, **changes}
+    settings = {"source": (136, 136), "output": 96, "scale": (0.3, 0.9), "ratio": (0.8, 1.25), "flip": True, **changes}
     return augment.sample_crops(jax.random.key(seed), batch, **settings)
 
 
@@ -98,6 +98,21 @@ def test_a_masks_pixel_and_the_landmark_on_it_go_to_the_same_place(output):
             centre = np.array([columns.mean(), rows.mean()])
             assert len(rows) >= 1
             assert (np.abs(centre - landmarks[value - 1]) <= 0.5 * np.maximum(z, 1) + 0.01).all()
+
+
+def test_square_views_of_a_wide_image_carry_its_pixels_and_labels():
+    """An image of 48x96 whose colours are its columns and rows: every label says where the view's pixel came from."""
+    rows, columns = np.mgrid[:48, :96].astype(np.uint8)
+    images = np.broadcast_to(np.stack([2 * columns, 4 * rows, 0 * rows], axis=-1), (16, 48, 96, 3))
+    settings = SimpleNamespace(crop_scale=(0.2, 0.9), crop_ratio=(0.8, 1.25), flip=True, jitter=0.0)
+    batch = {"image": images, "parts": np.broadcast_to(columns, (16, 48, 96))}
+    views, boxes = augment.random_views(jax.random.key(0), batch, settings, 32, PartScheme(names=("column",)))
+    assert (np.asarray(boxes.corner + boxes.size) <= np.array([96, 48]) + 1e-3).all()
+    assert np.asarray(boxes.corner + boxes.size)[:, 0].max() > 72  # the right quarter is seen too
+    assert np.asarray(boxes.size)[:, 1].max() == 48
+    inner = np.s_[:, 2:-2, 2:-2]  # the border of the image, where resizing repeats the outermost pixel
+    found = np.asarray(views["image"])[..., 0] * 255 / 2
+    assert np.abs(found - np.asarray(views["parts"]).astype(float))[inner].max() < 1.1
 
 
 def test_masks_equal_pillows_nearest_neighbour():

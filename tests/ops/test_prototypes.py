@@ -113,6 +113,19 @@ def test_sums_of_two_halves_are_those_of_the_whole():
     np.testing.assert_array_equal(whole.counts, halves[0].counts + halves[1].counts)
 
 
+def test_sums_of_parts_that_were_averaged_have_the_same_means():
+    """As the loop averages the outputs of a batch in parts: a class with one pixel in one of four parts, say."""
+    features, labels = drawn(6, batch=4)
+    labels[labels == 0] = 255
+    labels[2, 0, 0] = 0
+    parts = [prototypes.pixel_sums(features[row : row + 1], labels[row : row + 1], K) for row in range(4)]
+    averaged = jax.tree.map(lambda *values: sum(values) / 4, *parts)
+    whole = prototypes.pixel_sums(features, labels, K)
+    assert averaged.counts[0] == 0.25
+    np.testing.assert_allclose(averaged.means(), whole.means(), atol=1e-6)
+    np.testing.assert_allclose(averaged.means()[0], unit(features[2, 0, 0]), atol=1e-6)
+
+
 def accuracy_after_training(temperature):
     """Planted clusters, seen through a linear map that is trained: source labelled, target shifted and unlabelled.
 

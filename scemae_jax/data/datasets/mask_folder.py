@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -15,7 +14,7 @@ from absl import logging
 from PIL import Image
 
 from scemae_jax.data import masks
-from scemae_jax.data.images import DatasetError, in_threads, open_upright
+from scemae_jax.data.images import DatasetError, encoded, fit, in_threads, open_upright
 from scemae_jax.faces.frame import FRAME
 from scemae_jax.faces.parts import IGNORED
 
@@ -93,19 +92,14 @@ class MaskFolder(tfds.core.GeneratorBasedBuilder):
         pairs = [pair for pair in self._folder.pairs if pair.split == split]
         for pair, image, mask in in_threads(self._prepare, pairs):
             self._pixels[split] += np.bincount(mask.ravel(), minlength=256)
-            yield pair.stem, {"image": _encoded(image, "JPEG"), "parts": _encoded(Image.fromarray(mask), "PNG")}
+            yield pair.stem, {"image": encoded(image, "JPEG"), "parts": encoded(Image.fromarray(mask), "PNG")}
 
     def _prepare(self, pair: masks.Pair) -> tuple[masks.Pair, Image.Image, np.ndarray]:
         image = open_upright(pair.image)
-        labels = Image.fromarray(masks.read_mask(pair.mask, self._folder.classes, image.size))
-        size = (self.builder_config.width, self.builder_config.height)
-        zoom = min(a / b for a, b in zip(size, image.size, strict=True))
-        scaled = (max(1, round(image.width * zoom)), max(1, round(image.height * zoom)))
-        corner = ((size[0] - scaled[0]) // 2, (size[1] - scaled[1]) // 2)
-        canvas, mask = Image.new("RGB", size, (128, 128, 128)), Image.new("L", size, IGNORED)
-        canvas.paste(image.resize(scaled, Image.Resampling.BILINEAR), corner)
-        mask.paste(labels.resize(scaled, Image.Resampling.NEAREST), corner)
-        return pair, canvas, np.asarray(mask)
+        labels = masks.read_mask(pair.mask, self._folder.classes, image.size, red=self._folder.layout.red)
+        size = (self.builder_config.height, self.builder_config.width)
+        mask = fit(Image.fromarray(labels), size, IGNORED, Image.Resampling.NEAREST)
+        return pair, fit(image, size), np.asarray(mask)
 
     def _download_and_prepare(self, dl_manager, download_config) -> None:
         super()._download_and_prepare(dl_manager, download_config)
@@ -119,11 +113,3 @@ class MaskFolder(tfds.core.GeneratorBasedBuilder):
             groups=list(self._folder.classes.groups),
             pixels={split: counts[: len(names)].tolist() for split, counts in self._pixels.items()},
         )
-
-
-def _encoded(image: Image.Image, form: str) -> io.BytesIO:
-    target = io.BytesIO()
-    options = {"quality": 95, "subsampling": 0} if form == "JPEG" else {}
-    image.save(target, format=form, **options)
-    target.seek(0)
-    return target

@@ -23,13 +23,10 @@ from scemae_jax.models.parsing import ParsingNetwork, enlarge
 from scemae_jax.ops import prototypes
 from scemae_jax.ops.colour_transfer import colour_transfer
 from scemae_jax.systems.spcl import losses, pseudo_labels
-from scemae_jax.systems.spcl.networks import Spcl, parser_optimizer
+from scemae_jax.systems.spcl.networks import Spcl, chunk_size, parser_optimizer
 from scemae_jax.systems.spcl.views import change_look
 from scemae_jax.training import loop, optimizer
 from scemae_jax.training.feed import Input
-
-CHUNK = 64
-"""Images that go through the network at a time, where it is not trained."""
 
 
 class Target(NamedTuple):
@@ -58,9 +55,9 @@ def first_prototypes(
 ) -> Float[np.ndarray, "k c"]:
     """Of each class, the mean over source images of the mean feature of its pixels that the parser has right.
 
-    Of the images' centre windows; with `unit` of unit length.
+    Of the part of the images that is measured; with `unit` of unit length.
     """
-    num_classes, frame = len(network.parts.names), network.backbone.frame
+    num_classes = len(network.parts.names)
 
     @jax.jit
     def sums(params: Any, images: Any, labels: Any) -> prototypes.ClassSums:
@@ -69,11 +66,10 @@ def first_prototypes(
         right = parsed.logits.argmax(axis=-1) == labels
         return prototypes.image_sums(parsed.features, jnp.where(right, labels, IGNORED), num_classes)
 
-    found = []
-    for start in range(0, len(images), CHUNK):
-        part = slice(start, start + CHUNK)
-        labels = frame.centre_window(masks[part, ..., None])[..., 0]
-        found.append(sums(params, frame.centre_window(images[part]), labels))
+    found, size = [], chunk_size(images)
+    for start in range(0, len(images), size):
+        part = slice(start, start + size)
+        found.append(sums(params, network.windows(images[part]), network.windows(masks[part, ..., None])[..., 0]))
     means = jax.tree.map(lambda *parts: sum(parts), *found).means()
     return np.asarray(prototypes.unit(means) if unit else means)
 
@@ -145,7 +141,8 @@ def task(
         labels = at_feature_size(source["parts"], on_source.features)
 
         right = on_source.logits.argmax(axis=-1) == labels
-        seen = prototypes.pixel_sums(on_source.features, jnp.where(right, labels, IGNORED), num_classes)
+        right_labels = jnp.where(right, labels, IGNORED)
+        seen = prototypes.pixel_sums(on_source.features, right_labels, num_classes)
         moved = prototypes.update(
             fixed.state["prototypes"], seen, momentum=contrast.momentum, normalise=contrast.unit_prototypes
         )
@@ -163,7 +160,8 @@ def task(
         guessed = at_feature_size(jnp.where(sure, guessed, IGNORED), on_target.features)
         if contrast.weight:
             terms = {"temperature": contrast.temperature, "class_balanced": contrast.class_balanced}
-            contrastive = prototypes.contrastive_loss(on_source.features, labels, moved, **terms)
+            own = right_labels if contrast.right_only else labels
+            contrastive = prototypes.contrastive_loss(on_source.features, own, moved, **terms)
             contrastive += prototypes.contrastive_loss(on_target.features, guessed, moved, **terms)
             total, outputs["contrastive"] = total + contrast.weight * contrastive, contrastive
         outputs["kept"] = (guessed != IGNORED).mean()

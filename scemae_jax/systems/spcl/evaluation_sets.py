@@ -14,12 +14,12 @@ from scemae_jax.config import Config
 from scemae_jax.data import sources
 from scemae_jax.data.datasets.landmark_folder import LandmarkFolder, folder_config
 from scemae_jax.data.datasets.mask_folder import MaskFolder, mask_folder_config
+from scemae_jax.data.masks import layout_of
 from scemae_jax.evaluation import segmentation
 from scemae_jax.faces import part_polygons
-from scemae_jax.faces.frame import Frame
+from scemae_jax.faces.frame import Frame, WholeImage
 from scemae_jax.faces.parts import IGNORED, PartScheme
-
-CHUNK = 64
+from scemae_jax.systems.spcl.networks import chunk_size, data_size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,13 +32,15 @@ class Grouping:
 
 
 def groupings(parts: PartScheme, asked: tuple[str, ...]) -> list[Grouping]:
-    """By name: "all" classes, or of faces "landmarks" (what landmarks tell) and "fasseg" (what FASSEG has).
+    """By name: "all" classes, "merge" (the groups of a classes.csv), or of faces "landmarks" (what landmarks tell) and
+    "fasseg" (what FASSEG has).
 
     Raises:
       ValueError: a name is unknown, or is of faces and the classes are others.
     """
     merged = {
         "all": {name: name for name in parts.names},
+        "merge": dict(zip(parts.names, parts.groups, strict=False)),
         "landmarks": {
             **dict.fromkeys(("background", "hair", "neck", "clothing"), "other"),
             **{name: name for name in part_polygons.PARTS[1:]},
@@ -52,6 +54,8 @@ def groupings(parts: PartScheme, asked: tuple[str, ...]) -> list[Grouping]:
     for name in asked:
         if name not in merged:
             raise ValueError(f"no grouping is called {name!r}: choose {', '.join(merged)}")
+        if not merged[name]:
+            raise ValueError(f"grouping {name!r} needs the column merge in the source's classes.csv: fill it in")
         if missing := merged[name].keys() - set(parts.names):
             raise ValueError(f"grouping {name!r} needs the classes {', '.join(sorted(missing))}, which are not there")
         names = tuple(dict.fromkeys(merged[name].values()))
@@ -71,19 +75,33 @@ class TestSet:
     asked: tuple[str, ...]
     """Names of groupings."""
     polygons: bool = False
+    classes: tuple[str, ...] = ()
+    """Names of the classes, if the masks have classes."""
+
+    def check_classes(self, parts: PartScheme) -> None:
+        """Raises ValueError if the masks have other classes than the parser."""
+        if self.classes and self.classes != parts.names:
+            raise ValueError(
+                f"config.measure.sets: {self.name} has the classes {', '.join(self.classes)}, and the parser "
+                f"{', '.join(parts.names)}: write its classes.csv with the same names in the same order"
+            )
 
     def confusions(
-        self, find: Callable[[np.ndarray], Mapping[str, Float[np.ndarray, "b s s k"]]], frame: Frame, parts: PartScheme
+        self,
+        find: Callable[[np.ndarray], Mapping[str, Float[np.ndarray, "b s s k"]]],
+        frame: Frame | WholeImage,
+        parts: PartScheme,
     ) -> dict[tuple[str, Grouping], Int[np.ndarray, "n m m"]]:
         """Of each image's centre window, by what `find` names and by grouping.
 
         `find` gives scores of the classes of uint8 windows, the highest of which decides; it may give several kinds by
         name. Classes that do not count are no choice.
         """
-        found = collections.defaultdict(list)
-        for start in range(0, len(self.images), CHUNK):
-            windows = frame.centre_window(self.images[start : start + CHUNK])
-            truth = self._windows_of_masks(frame)[start : start + CHUNK]
+        self.check_classes(parts)
+        found, chunk = collections.defaultdict(list), chunk_size(self.images)
+        for start in range(0, len(self.images), chunk):
+            windows = frame.centre_window(self.images[start : start + chunk])
+            truth = self._windows_of_masks(frame)[start : start + chunk]
             for kind, scores in find(windows).items():
                 for grouping in groupings(parts, self.asked):
                     groups = np.asarray(grouping.groups)
@@ -93,7 +111,10 @@ class TestSet:
         return {about: np.concatenate(counts) for about, counts in found.items()}
 
     def confusions_of_landmarks(
-        self, detect: Callable[[np.ndarray], Float[np.ndarray, "b 68 2"]], frame: Frame, parts: PartScheme
+        self,
+        detect: Callable[[np.ndarray], Float[np.ndarray, "b 68 2"]],
+        frame: Frame | WholeImage,
+        parts: PartScheme,
     ) -> dict[Grouping, Int[np.ndarray, "n m m"]]:
         """Of the polygons through the landmarks that `detect` finds in the images; in the grouping "landmarks" alone.
 
@@ -109,7 +130,7 @@ class TestSet:
         table = _of_polygons(grouping)
         return {grouping: segmentation.confusions(table[predicted], truth, len(grouping.names))}
 
-    def _windows_of_masks(self, frame: Frame) -> UInt8[np.ndarray, "n s s"]:
+    def _windows_of_masks(self, frame: Frame | WholeImage) -> UInt8[np.ndarray, "n h w"]:
         return frame.centre_window(self.masks[..., None])[..., 0]
 
     def _table(self, grouping: Grouping) -> Int[np.ndarray, "256"]:
@@ -130,8 +151,8 @@ def _of_polygons(grouping: Grouping) -> Int[np.ndarray, "256"]:
 def open_set(description: str, config: Config) -> TestSet:
     """Reads "NAME=FOLDER", "NAME=FOLDER:SPLIT" or "NAME=FOLDER:SPLIT:GROUPING+GROUPING".
 
-    FOLDER has `masks`, or a `landmarks.csv` with 68 landmarks, whose polygons then are the truth. An empty SPLIT is
-    all of them.
+    FOLDER has masks (`data.masks.LAYOUTS`), or a `landmarks.csv` with 68 landmarks, whose polygons then are the truth.
+    An empty SPLIT is all of them.
 
     Raises:
       ValueError: the description has another form, or the folder cannot be used.
@@ -141,19 +162,21 @@ def open_set(description: str, config: Config) -> TestSet:
     split, _, asked = rest.partition(":")
     if not separator or not folder:
         raise ValueError(f"config.measure.sets has {description!r}: write NAME=FOLDER:SPLIT:GROUPING")
-    polygons = not (Path(folder).expanduser() / "masks").is_dir()
+    root = Path(folder).expanduser()
+    polygons = not (root / layout_of(root).masks).is_dir()
     data_dir = config.data.data_dir or None
     if polygons:
         builder = LandmarkFolder(config=folder_config(folder), data_dir=data_dir)
     else:
-        builder = MaskFolder(config=mask_folder_config(folder, config.classes), data_dir=data_dir)
+        builder = MaskFolder(config=mask_folder_config(folder, config.classes, data_size(config)), data_dir=data_dir)
     sources.prepare(builder, "")
     splits = [split] if split else list(builder.info.splits)
     if not polygons:
         faces = sources.read_faces(builder, splits, fields=("parts",))
         assert faces.parts is not None
         return TestSet(
-            name=name, images=faces.images, masks=faces.parts, asked=tuple((asked or "all").split("+"))
+            name=name, images=faces.images, masks=faces.parts, asked=tuple((asked or "all").split("+")),
+            classes=tuple((builder.info.metadata or {})["parts"]),
         )  # fmt: skip
     faces = sources.read_faces(builder, splits).annotated()
     if not len(faces) or faces.landmarks.shape[1] != 68:

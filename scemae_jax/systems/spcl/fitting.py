@@ -71,7 +71,7 @@ def fit_parser(
     backbone = model.architecture.backbone
     network = ParsingNetwork(backbone=backbone, parts=parts, width=config.head_width)
     squares, labels = _squares(images, model), _square_masks(masks, placed)
-    weights = losses.class_weights_of(labels, parts.names)
+    weights = losses.class_weights_of(losses.pixels_of(labels, parts.names), parts.names)
     labelled = {"image": squares, "parts": labels}
     unlabelled = None if target is None else {"image": _squares(target, model)}
 

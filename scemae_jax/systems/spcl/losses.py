@@ -22,9 +22,13 @@ def class_weights(pixels: Int[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
     return weights / (share * weights).sum()
 
 
-def class_weights_of(masks: UInt8[np.ndarray, "n h w"], names: Sequence[str]) -> Float[np.ndarray, " k"]:
-    """`class_weights` of the pixels of masks; classes that they lack are said."""
-    pixels = np.bincount(masks.ravel(), minlength=256)[: len(names)]
+def pixels_of(masks: UInt8[np.ndarray, "n h w"], names: Sequence[str]) -> Int[np.ndarray, " k"]:
+    """How many pixels of masks each class has."""
+    return np.bincount(masks.ravel(), minlength=256)[: len(names)]
+
+
+def class_weights_of(pixels: Int[np.ndarray, " k"], names: Sequence[str]) -> Float[np.ndarray, " k"]:
+    """`class_weights` by name: classes without pixels are said."""
     if absent := [name for name, count in zip(names, pixels, strict=True) if not count]:
         logging.warning("no source mask has %s: nothing is learnt of it", ", ".join(absent))
     return class_weights(pixels).astype(np.float32)

@@ -161,7 +161,7 @@ def _confusions(
     parsers: list[tuple[str, Find]],
     detect: Callable[[np.ndarray], np.ndarray] | None,
 ) -> Iterator[Confusion]:
-    frame, parts = network.backbone.frame, network.parts
+    frame, parts = network.frame, network.parts
 
     def of(grouping: Grouping, counts: np.ndarray, **fields: str) -> Confusion:
         return Confusion(split=tested.name, grouping=grouping.name, classes=grouping.names, counts=counts, **fields)

@@ -23,7 +23,7 @@ from scemae_jax.report.html import Picture
 from scemae_jax.report.table import measured
 from scemae_jax.systems.spcl import adapt, evaluation_sets, measuring
 from scemae_jax.systems.spcl.measuring import Confusion
-from scemae_jax.systems.spcl.networks import ParsingNetwork, Spcl
+from scemae_jax.systems.spcl.networks import ParsingNetwork, Spcl, chunk_size
 from scemae_jax.systems.spcl.settings import TRAINED
 from scemae_jax.training.metrics import read_metrics
 
@@ -62,7 +62,8 @@ class Parsers:
         self, stage: str, windows: UInt8[np.ndarray, "n s s 3"]
     ) -> tuple[UInt8[np.ndarray, "n s s"], Float[np.ndarray, "n f f c"]]:
         """The class of each pixel, and the features, of unit length."""
-        chunks = [windows[start : start + adapt.CHUNK] for start in range(0, len(windows), adapt.CHUNK)]
+        size = chunk_size(windows)
+        chunks = np.array_split(windows, range(size, len(windows), size))
         found = [jax.tree.map(np.asarray, self._apply(self.params[stage], chunk)) for chunk in chunks]
         classes, features = zip(*found, strict=True)
         return np.concatenate(classes), np.concatenate(features)
@@ -127,17 +128,17 @@ def target_pictures(experiment: Spcl, parsers: Parsers) -> dict[str, Picture]:
 
 def _windows(experiment: Spcl, faces: Faces) -> tuple[UInt8[np.ndarray, "n s s 3"], UInt8[np.ndarray, "n s s"]]:
     """What the networks see of faces, and the class of each pixel."""
-    frame = experiment.network.backbone.frame
+    network = experiment.network
     assert faces.parts is not None
-    return frame.centre_window(faces.images), frame.centre_window(faces.parts[..., None])[..., 0]
+    return network.windows(faces.images), network.windows(faces.parts[..., None])[..., 0]
 
 
 def _some_of_target(experiment: Spcl, count: int) -> UInt8[np.ndarray, "n s s 3"]:
     """Windows of images that the user gave as the target, drawn by the seed."""
     records = experiment.unlabelled_images[0][0]
     chosen = np.random.default_rng(experiment.config.seed).permutation(len(records))[:count]
-    squares = np.stack([records[int(index)]["image"] for index in chosen])
-    return experiment.network.backbone.frame.centre_window(squares)
+    images = np.stack([records[int(index)]["image"] for index in chosen])
+    return experiment.network.windows(images)[:count]
 
 
 def class_pictures(rows: pd.DataFrame) -> dict[str, Picture]:

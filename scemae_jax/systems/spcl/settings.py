@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import ml_collections
 
 from scemae_jax import config as shared
 from scemae_jax.config import Config
+from scemae_jax.models import vit
 
 METHODS = ("source", "self_training", "spcl", "no_prototypes", "spcl_paper", "oracle")
 
@@ -19,6 +22,9 @@ def default() -> Config:
     """Ours: a teacher's soft labels, ClassMix, and contrast with unit prototypes."""
     config = shared.base("spcl", ("source", "adapt", "measure", "report", "export"))
     config.classes = "faces"  # a scheme of scemae_jax.faces.parts or data.class_maps; "": the source's classes.csv
+    # (height, width) of scenes: images of folders are brought to it, cropped in training and seen whole, by windows of
+    # config.model.window, where they are measured. (): square faces, whose centre window counts
+    config.scene_size = ()
     config.mesh.rules = (("encoder/.*kernel$", ("fsdp", "")),)  # the head is small
     config.head_width = 64  # channels of the head's features
 
@@ -27,6 +33,9 @@ def default() -> Config:
     data.variant = "default"
     data.root = ""
     data.splits = ("train",)
+    data.class_balance = False  # a class is drawn first, rare ones more often, then an image that has it
+
+    config.class_weights = True  # rare classes weigh more in the cross-entropy of source pixels
 
     config.source = stage = training(steps=2000, learning_rate=2e-3)
     stage.look = look()  # of the source images, beyond `augment.jitter`
@@ -47,6 +56,7 @@ def default() -> Config:
     contrast.momentum = 0.9
     contrast.unit_prototypes = True
     contrast.class_balanced = True
+    contrast.right_only = False  # source pixels that the parser has wrong do not contrast
     contrast.least_confidence = 0.0  # target pixels below it do not contrast
 
     config.self_train = training(steps=500, learning_rate=1e-3)
@@ -109,6 +119,8 @@ def choose_method(config: Config, method: str) -> None:
         contrast = adapt.contrast
         contrast.weight, contrast.temperature, contrast.momentum = 1.0, 100.0, 0.1
         contrast.unit_prototypes = contrast.class_balanced = False
+        contrast.right_only = True
+        config.class_weights = False
     elif method not in METHODS:
         raise ValueError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
 
@@ -138,15 +150,52 @@ def check(config: Config) -> None:
     for name in ("momentum", "least_confidence"):
         if not 0 <= contrast[name] <= 1:
             raise ValueError(f"config.adapt.contrast.{name} is {contrast[name]}: choose one from 0 to 1")
+    patch_size = vit.variant(config.model.encoder).patch_size
+    if config.model.window % patch_size:
+        raise ValueError(
+            f"config.model.window is {config.model.window}: choose a multiple of the patch size {patch_size}"
+        )
+    for name in ("examples", "target_pictures", "pixels"):
+        if config.report[name] < 0:
+            raise ValueError(f"config.report.{name} is {config.report[name]}: choose 0 or more")
     if config.adapt.labels == "masks" and config.data.dataset not in WITH_MASKS:
         raise ValueError(
             f"config.adapt.labels is 'masks', and config.data.dataset {config.data.dataset!r}, which has none: choose "
             "'mask_folder', with a folder of images/ and masks/ as config.data.root"
         )
-    for name in ("examples", "target_pictures", "pixels"):
-        if config.report[name] < 0:
-            raise ValueError(f"config.report.{name} is {config.report[name]}: choose 0 or more")
-    if config.data.dataset == "mask_folder" and not config.data.root:
+    check_folders(config)
+
+
+def check_folders(config: Config) -> None:
+    """Checks the folders of source and target, and the size that their images are brought to.
+
+    Raises:
+      ValueError: a folder is not named, or source and target share images, or the size does not fit.
+    """
+    source, target = config.source_data, config.data
+    if target.dataset == "mask_folder" and not target.root:
         raise ValueError("config.data.root is empty: name the folder with images/ and masks/")
-    if config.source_data.dataset == "mask_folder" and not config.source_data.root:
+    if source.dataset == "mask_folder" and not source.root:
         raise ValueError("config.source_data.root is empty: name the folder with images/ and masks/")
+    if target.dataset == "image_folder" and not target.root:
+        raise ValueError("config.data.root is empty: name the folder of the target's images")
+    if source.root and target.root:
+        first, second = (Path(root).expanduser().resolve() for root in (source.root, target.root))
+        if first.is_relative_to(second) or second.is_relative_to(first):
+            raise ValueError(
+                f"config.source_data.root {source.root} and config.data.root {target.root} are one folder, or one is "
+                "in the other, so that images of one could count as the other's: put them into two folders side by side"
+            )
+    size = tuple(config.scene_size)
+    if not size:
+        return
+    if len(size) != 2 or min(size) < config.model.window:
+        raise ValueError(
+            f"config.scene_size is {size}: choose (height, width), neither below config.model.window, which is "
+            f"{config.model.window}"
+        )
+    if (source.dataset, target.dataset) != ("mask_folder", "image_folder"):
+        raise ValueError(
+            f"config.scene_size is {size}, and the datasets are {source.dataset} and {target.dataset}, whose images "
+            "are faces: choose mask_folder and image_folder, or leave scene_size empty"
+        )

@@ -21,7 +21,7 @@ from scemae_jax.faces.parts import IGNORED
 from scemae_jax.model_file import export_parse, load, save_model
 from scemae_jax.report.html import write_report
 from scemae_jax.systems.spcl import adapt, measuring, pictures, pseudo_labels, self_train, settings, source
-from scemae_jax.systems.spcl.networks import Spcl
+from scemae_jax.systems.spcl.networks import Spcl, chunk_size
 from scemae_jax.systems.spcl.settings import TRAINED
 from scemae_jax.systems.spcl.tables import tables
 from scemae_jax.training import processes
@@ -122,7 +122,8 @@ def _make_pseudo_labels(experiment: Spcl, params: Any, images: list[np.ndarray],
 
 
 def _chunks(images: np.ndarray) -> Iterator[np.ndarray]:
-    return (images[start : start + adapt.CHUNK] for start in range(0, len(images), adapt.CHUNK))
+    size = chunk_size(images)
+    return (images[start : start + size] for start in range(0, len(images), size))
 
 
 def run_report(experiment: Spcl) -> dict[str, Any]:
