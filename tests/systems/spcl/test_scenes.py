@@ -30,7 +30,8 @@ def run(config, workdir):
     return experiment.run(SYSTEM.open(config, workdir))
 
 
-@pytest.mark.parametrize("method", ["spcl", pytest.param("spcl_paper", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spcl", "spcl_paper"])
 def test_synthia_to_cityscapes_trains_and_is_measured_on_whole_images(tmp_path, method, monkeypatch):
     root, warned = scenes.cityscapes(tmp_path / "cityscapes"), []
     monkeypatch.setattr(logging, "warning", lambda message, *values: warned.append(message % values))
@@ -143,8 +144,8 @@ def test_images_of_rare_classes_come_more_often(tmp_path):
 
     def ponds(**fields):
         config = small("", tmp_path / "mine", tmp_path / "target", tmp_path, data__cache="host", **fields)
-        (batch,) = SYSTEM.open(config, run_of.workdir).labelled_input(400, 0).draw(1)
+        (batch,) = SYSTEM.open(config, run_of.workdir).labelled_input(160, 0).draw(1)
         return float((batch["parts"] == 1).any(axis=(1, 2)).mean())
 
     assert ponds(source_data__class_balance=False) == pytest.approx(1 / 4)
-    assert ponds(source_data__class_balance=True) == pytest.approx(expected[1] + expected[0] / 4, abs=0.02)
+    assert ponds(source_data__class_balance=True) == pytest.approx(expected[1] + expected[0] / 4, abs=0.03)
