@@ -36,8 +36,9 @@ from scemae_jax.data.images import DatasetError, in_threads, on_square, open_upr
 from scemae_jax.faces.parts import PartScheme
 from scemae_jax.model import Model, most_probable
 from scemae_jax.model_file import load
+from scemae_jax.run_flags import MODEL
 
-MODEL = flags.DEFINE_string("model", None, "A model file with a parser.")
+flags.declare_key_flag("model")
 PARTS = flags.DEFINE_string("parts", None, "Folder for a mask of each image.")
 OVERLAY = flags.DEFINE_string("overlay", "", "Folder for each image with the colours of its parts over it.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace files that are there.")
