@@ -9,4 +9,3 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "Show what would be done, and trai
 STOP_AFTER = flags.DEFINE_float(
     "stop_after_minutes", None, "Save and stop after so many minutes; the same command goes on later.", lower_bound=0
 )
-MODEL = flags.DEFINE_string("model", None, "A model file, or the name of a model in the package.")

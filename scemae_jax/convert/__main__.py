@@ -27,10 +27,9 @@ from scemae_jax.command_line import exit_status, start
 from scemae_jax.convert import from_torch, read_checkpoint, to_torch, write_checkpoint
 from scemae_jax.convert.names import PARTS, Dialect
 from scemae_jax.model_file import load, save_model
-from scemae_jax.run_flags import MODEL
 
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A PyTorch checkpoint to make a model file of.")
-flags.declare_key_flag("model")  # to make a checkpoint of
+MODEL = flags.DEFINE_string("model", None, "A model file, or the name of one in the package, to make a checkpoint of.")
 OUTPUT = flags.DEFINE_string("output", None, "The file to write: .msgpack, or with --to .safetensors or .pth.")
 ENCODER = flags.DEFINE_string("encoder", None, "With --checkpoint: the encoder that is expected, such as S/8.")
 PATCH_SIZE = flags.DEFINE_integer("patch_size", None, "With --checkpoint: resample the patch projection to this size.")
