@@ -55,6 +55,6 @@ def parsing(settings: Settings) -> list[Row]:
         for _ in range(count):
             model.parse(images)
 
-    step = Trainer(task, settings).contender("adaptation step")
+    step = Trainer(task, settings, ()).contender("adaptation step")
     rows = measure([Contender("its passes", step.images, run_passes), step], **times)
     return rows + measure([Contender("parse", CHUNK, run_parse)], **times)

@@ -87,8 +87,9 @@ SMOKE = {
 class Trainer:
     """A task's compiled step and its state."""
 
-    def __init__(self, task: loop.Task, settings: Settings):
-        mesh, rules, state = sharding.make_mesh(), settings.config.mesh.rules, loop.initial_state(task)
+    def __init__(self, task: loop.Task, settings: Settings, own_rules: sharding.Rules | None = None):
+        mesh, state = sharding.make_mesh(), loop.initial_state(task)
+        rules = settings.config.mesh.rules if own_rules is None else own_rules
         self._batch_size = task.batch_size
         self._draw = lambda: {name: source.put(mesh, source.draw(1)) for name, source in task.inputs.items()}
         self._state = sharding.place(state, sharding.by_rules(mesh, state, rules))

@@ -37,11 +37,6 @@ from scemae_jax.faces.parts import PartScheme
 from scemae_jax.model import Model, most_probable
 from scemae_jax.model_file import load
 
-MODEL = flags.DEFINE_string("model", None, "A model file with a parser.")
-PARTS = flags.DEFINE_string("parts", None, "Folder for a mask of each image.")
-OVERLAY = flags.DEFINE_string("overlay", "", "Folder for each image with the colours of its parts over it.")
-OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace files that are there.")
-
 SKIPPED_SOME = 3
 """Exit status: some files could not be used, the others are done."""
 AT_ONCE = 16
@@ -206,14 +201,21 @@ def predict(model: Model, inputs: Sequence[str], outputs: Outputs, *, overwrite:
     return len(names) - len(skipped), skipped
 
 
+def define_flags() -> None:
+    """Not on import: another program has a --model too, and one process may import both."""
+    flags.DEFINE_string("model", None, "A model file with a parser.")
+    flags.DEFINE_string("parts", None, "Folder for a mask of each image.")
+    flags.DEFINE_string("overlay", "", "Folder for each image with the colours of its parts over it.")
+    flags.DEFINE_bool("overwrite", False, "Replace files that are there.")
+
+
 def main(inputs: list[str]) -> None:
-    assert MODEL.value is not None  # `start` asks for both
-    assert PARTS.value is not None
-    outputs = Outputs(Path(PARTS.value).expanduser(), Path(OVERLAY.value).expanduser() if OVERLAY.value else None)
+    given = flags.FLAGS
+    outputs = Outputs(Path(given.parts).expanduser(), Path(given.overlay).expanduser() if given.overlay else None)
     began = time.monotonic()
     with exit_status():
         print("the whole of each image is taken as the face: cut faces out first")
-        count, skipped = predict(load(MODEL.value), inputs, outputs, overwrite=OVERWRITE.value)
+        count, skipped = predict(load(given.model), inputs, outputs, overwrite=given.overwrite)
         print(f"{outputs.parts}: parts of {count} images, in {time.monotonic() - began:.0f} s")
         outputs.skipped.unlink(missing_ok=True)  # of a call before
         if skipped:
@@ -224,4 +226,5 @@ def main(inputs: list[str]) -> None:
 
 if __name__ == "__main__":
     restart_keeping_freed_memory()
+    define_flags()
     start(main, "model", "parts", words="INPUT")

@@ -73,7 +73,8 @@ def test_each_image_has_a_mask_in_its_own_size(finished, faces, model):
         coarse = [
             image.resize((17, 17), Image.Resampling.BOX) for image in (Image.open(overlays / f"{name}.jpg"), blended)
         ]
-        np.testing.assert_allclose(*(np.asarray(image, float) for image in coarse), atol=6)  # JPEG
+        found, expected = (np.asarray(image, float) for image in coarse)
+        assert np.abs(found - expected).mean() < 3  # JPEG
 
 
 def test_values_are_named_and_coloured_as_in_the_masks(finished):

@@ -42,7 +42,7 @@ def test_it_learns_which_colour_is_which(fitted, small_model):
 
 @pytest.mark.slow
 def test_it_learns_from_a_target_without_masks(fitted, small_model):
-    """The target's images are darker, and all three colours of it are darker than any of the labelled ones."""
+    """Of 4x4 blocks as before, but darker. The parser is the teacher, which the labelled images taught too."""
     images, masks = blocks(16, 0)
     target, _ = blocks(8, 1)
     adapted = scemae_jax.fit_parser(
@@ -50,7 +50,9 @@ def test_it_learns_from_a_target_without_masks(fitted, small_model):
         source={**QUICK, "steps": 25, "learning_rate": 1e-2}, adapt={**QUICK, "steps": 20, "teacher_decay": 0.5},
     )  # fmt: skip
     images, masks = blocks(4, 2)
-    assert (adapted.parse(images // 4) == masks).mean() > max(0.9, (fitted.parse(images // 4) == masks).mean())
+    assert (adapted.parse(images // 4) == masks).mean() > 0.9
+    assert (adapted.parse(images) == masks).mean() > 0.9
+    assert (adapted.parse_probabilities(images) != fitted.parse_probabilities(images)).any()
 
 
 def test_images_of_any_size_are_parsed_in_their_own_pixels(fitted):
@@ -93,7 +95,7 @@ def test_settings_that_do_not_exist_are_refused(small_model):
         scemae_jax.fit_parser(small_model, images, masks, part_names=NAMES, source={"step_count": 3})
 
 
-@pytest.mark.parametrize(("height", "width"), [(68, 136), (300, 100), (136, 136)])
+@pytest.mark.parametrize(("height", "width"), [(68, 136), (301, 97), (136, 136)])
 def test_masks_lie_where_the_images_do(height, width):
     """In the square, by Pillow: the nearest pixel of the mask, and 255 around it."""
     masks = np.random.default_rng(0).integers(0, 11, (2, height, width)).astype(np.uint8)
