@@ -22,6 +22,7 @@ def get_config(method: str = "spcl") -> ml_collections.ConfigDict:
     config.model.decoder_width, config.model.decoder_depth, config.model.decoder_heads = 64, 2, 2
     config.model.projection = 96
     choose_method(config, method)
+    config.class_weights = True  # also of spcl_paper: without them the small parts of faces are hardly learnt
     if config.adapt.labels == "masks":
         config.data.dataset = "mask_folder"
     return config
