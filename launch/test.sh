@@ -12,4 +12,5 @@ environment requirements-test.txt
 .venv/bin/ruff format --check .
 .venv/bin/pyright
 .venv/bin/lint-imports --no-cache
-.venv/bin/python -m pytest --numprocesses=2 --dist=loadfile "$@" # a file's tests share what they have set up
+# A file's tests share what they have set up; tests/conftest.py says which files come first.
+.venv/bin/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder "$@"

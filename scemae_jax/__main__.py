@@ -2,7 +2,7 @@
 
 scemae run --config configs/quickstart.py --workdir runs/quickstart     (python -m scemae_jax.main)
 scemae predict --model runs/parts/export/parts.msgpack FOLDER --parts OUT
-scemae sweep | prepare | convert | first_step | paper                   (--help says what each takes)
+scemae sweep | compare | prepare | convert | first_step | paper                   (--help says what each takes)
 """
 
 import runpy
@@ -12,6 +12,7 @@ PROGRAMS = {
     "run": "scemae_jax.main",
     "predict": "scemae_jax.predict",
     "sweep": "scemae_jax.sweep",
+    "compare": "scemae_jax.compare",
     "prepare": "scemae_jax.prepare",
     "convert": "scemae_jax.convert",
     "first_step": "scemae_jax.first_step",

@@ -26,6 +26,8 @@ Config = Any
 """An `ml_collections.ConfigDict`, whose fields no type checker knows."""
 
 CACHES = ("auto", "device", "host", "none")
+FOLDERS = ("landmark_folder", "mask_folder")
+"""Datasets that are a folder of the user's; that of masks is SPCL's alone."""
 RUNTIME_FIELDS = (
     "stages", "mesh.*", "data.cache", "data.workers", "*.steps_per_dispatch", "*.scan_layers", "*.remat",
 )  # fmt: skip
@@ -178,8 +180,10 @@ def check(config: Config) -> None:
 
 def check_more_roots(data: Config) -> None:
     """Raises ValueError where `config.data.more_roots` are not folders with weights, or hold the same images twice."""
-    if data.more_roots and data.dataset != "landmark_folder":
-        raise ValueError(f"config.data.more_roots adds to landmark_folder, and config.data.dataset is {data.dataset!r}")
+    if data.more_roots and data.dataset not in FOLDERS:
+        raise ValueError(
+            f"config.data.more_roots adds to {' or '.join(FOLDERS)}, and config.data.dataset is {data.dataset!r}"
+        )
     roots = [data.root] if data.root else []
     for entry in data.more_roots:
         if not isinstance(entry, Sequence) or [type(part) for part in entry] not in ([str, int], [str, float]):

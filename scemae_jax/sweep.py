@@ -10,9 +10,9 @@ last call, so name them all then: what has finished is skipped. Choose settings 
 measure the one that was chosen on the test split.
 
 Point by point, seed by seed, DIR/POINT (or DIR/POINT/seed0) becomes the workdir of a run; what has finished is skipped,
-what was cut off goes on: run the same command again. Where the stages have `pretrain`, points that agree in all that
-stage 1 depends on share one, in DIR/stage1. With a backbone given by config.init the seeds are those of stage 2 and
-later. After every run DIR/sweep.csv (all measurements), sweep.md (means and sample deviations over the seeds) and
+what was cut off goes on: run the same command again. Where the stages of sce_mae have `pretrain`, points that agree in
+all that stage 1 depends on share one, in DIR/stage1. With a backbone given by config.init the seeds are those of stage
+2 and later. After every run DIR/sweep.csv (all measurements), sweep.md (means and sample deviations over the seeds) and
 sweep.png are written anew. Exit status: 0 done, 1 a point failed (the others ran), 75 stopped at --stop_after_minutes.
 """
 
@@ -143,7 +143,8 @@ def plan(config: Config, sweep: Sweep, workdir: Path) -> list[Run]:
             changed, folder = _changed(config, point, fields), workdir / point
             if seed is not None:
                 changed.seed, folder = seed, folder / f"seed{seed}"
-            first = stage1_config(changed) if "pretrain" in changed.stages else None
+            shares = changed.system == SYSTEM.name and "pretrain" in changed.stages
+            first = stage1_config(changed) if shares else None
             shared = workdir / "stage1" / (configuration.config_hash(first) if first else "none")
             if first:
                 changed.stages = tuple(stage for stage in changed.stages if stage != "pretrain")
@@ -398,8 +399,7 @@ def main() -> None:
     config, workdir = CONFIG.value, Path(str(WORKDIR.value))  # `start` asks for them
     processes.handle_sigterm()
     with exit_status():
-        if config.get("system") != SYSTEM.name:
-            raise ValueError(f"config.system is {config.get('system')!r}: a sweep is of sce_mae alone")
+        system_of(config)  # raises where there is none
         sweep = load_sweep(Path(str(SWEEP.value)))
         if SEEDS.value is not None:
             sweep = dataclasses.replace(sweep, seeds=parse_seeds(SEEDS.value))

@@ -1,11 +1,10 @@
-"""What all tests share: JAX on the CPU, one compilation cache, one prepared dataset, one finished run of all stages."""
+"""What all tests share: JAX on the CPU, one compilation cache, one prepared dataset."""
 
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before JAX is imported: tolerances are those of float32 on a CPU
 
 import gc
-import json
 import re
 import subprocess
 import sys
@@ -34,6 +33,14 @@ ROOT = Path(__file__).parents[1]
 YTF68 = ROOT.parent / "shared" / "data" / "ytf68"
 
 
+LONGEST = ("test_main.py", "test_processes.py", "test_sweep.py", "test_few_annotations.py", "test_meshes.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first: where one came last, a single worker would end the session alone."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory) -> Path:
     """One folder for all processes of this session of tests: pytest-xdist's workers have a folder each below it."""
@@ -45,7 +52,7 @@ def shared_folder(tmp_path_factory) -> Path:
 def compilation_cache(shared_folder):
     """What one test has compiled serves all others, in this process and in those that tests start."""
     settings = {"jax_compilation_cache_dir": str(shared_folder / "compiled"),
-                "jax_persistent_cache_min_compile_time_secs": 0.1}  # fmt: skip
+                "jax_persistent_cache_min_compile_time_secs": 0.0}  # fmt: skip
     for name, value in settings.items():
         os.environ[name.upper()] = str(value)
         jax.config.update(name, value)
@@ -55,6 +62,14 @@ def compilation_cache(shared_folder):
 def coarse_figures():
     """Reports of this process are drawn with few pixels, which takes a fraction of the time."""
     figures.DPI = 40
+
+
+@pytest.fixture(scope="session", autouse=True)
+def seldom_collected():
+    """Tracing makes many objects, of which few are garbage in cycles: looking for those took a tenth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -115,20 +130,6 @@ def start(data_dir):
         return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     return command
-
-
-@pytest.fixture(scope="session")
-def finished(start, shared_folder) -> SimpleNamespace:
-    """A run of all six stages, for tests that look at it or go on from its export: workdir, out, results."""
-    workdir, said = shared_folder / "finished", shared_folder / "finished.txt"
-    with FileLock(shared_folder / "finished.lock"):
-        if not said.exists():
-            process = start(workdir)
-            out, err = process.communicate()
-            assert process.returncode == 0, err
-            said.write_text(out)
-    results = json.loads((workdir / "results.json").read_text())
-    return SimpleNamespace(workdir=workdir, out=said.read_text(), results=results)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ def get_config(data_dir=""):
     config.pretrain.batch_size = config.refine.batch_size = 8
     config.pretrain.steps, config.refine.steps, config.detect.steps = 4, 3, 3
     config.pretrain.log_every = 2
-    config.match.stride, config.match.max_pairs = 8, 3
+    config.match.stride, config.match.max_pairs = 8, 2
     config.detect.landmarks, config.detect.heatmaps, config.detect.linear.below = (5,), 2, 0
     few = config.few_shot
     few.counts, few.seeds, few.views, few.heatmaps, few.steps = (1, 3), 2, 4, 2, 2

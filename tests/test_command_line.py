@@ -18,7 +18,7 @@ def test_one_command_runs_the_programs():
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(["train"], "unknown program 'train': choose one of run, predict, sweep"), ([], "no program named")],
+    [(["train"], "unknown program 'train': choose one of run, predict, sweep, compare"), ([], "no program named")],
 )
 def test_a_program_that_is_not_there_is_said(monkeypatch, words, message):
     monkeypatch.setattr("sys.argv", ["scemae", *words])

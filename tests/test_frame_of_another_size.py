@@ -23,7 +23,10 @@ from scemae_jax.systems.sce_mae.stages import SYSTEM
 LARGER = Frame(image_size=184, window=128)
 
 
-@pytest.fixture(scope="module", params=[(LARGER, "XXS/8"), (Frame(), "XXS/16"), (LARGER, "XXS/16")], ids=str)
+OTHERS = [pytest.param(other, marks=pytest.mark.slow) for other in ((LARGER, "XXS/8"), (Frame(), "XXS/16"))]
+
+
+@pytest.fixture(scope="module", params=[(LARGER, "XXS/16"), *OTHERS], ids=str)
 def model(request, small_architecture, random_params):
     """Random weights."""
     frame, encoder = request.param
@@ -81,7 +84,7 @@ def test_points_are_found_in_the_same_picture(model):
     np.testing.assert_allclose(found, points, atol=1)
 
 
-@pytest.mark.parametrize("frame", [LARGER, Frame()])
+@pytest.mark.parametrize("frame", [LARGER, pytest.param(Frame(), marks=pytest.mark.slow)])
 def test_matching_finds_marked_places_in_warped_views(frame):
     """Colours that change with the place of the picture, read pixel by pixel, lead to the truth.
 

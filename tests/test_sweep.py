@@ -1,6 +1,5 @@
 """Sweeps of the tiny experiment of test_main.py: what runs, what is shared, that the tables tell what was measured."""
 
-import json
 import re
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from scemae_jax import experiment, sweep
 from scemae_jax.evaluation.measurement import Measurement, as_table, select
 from scemae_jax.model_file import load
 from scemae_jax.systems.sce_mae import stages
+from scemae_jax.systems.spcl import settings as spcl_settings
 from scemae_jax.training import processes
 from scemae_jax.training.checkpoints import newest_step, restore_part
 from scemae_jax.training.metrics import read_metrics
@@ -28,7 +28,7 @@ SWEEP = '''"""Temperatures of the tiny network.
 And one that cannot be.
 """
 
-SEEDS = (0, 1)
+SEEDS = (0,)
 
 
 
@@ -65,17 +65,34 @@ def tiny_config(folder):
     return change
 
 
+class AfterOneLook(float):
+    """A time that has not come when it is first asked for, and has from then on."""
+
+    def __init__(self):
+        self.looks = 0
+
+    def __lt__(self, _: float) -> bool:  # what `time.monotonic() > stop_at` asks
+        self.looks += 1
+        return self.looks > 1
+
+
 @pytest.fixture(scope="module")
 def done(folder):
-    """The workdir of a sweep that has ended, and what failed."""
-    scope = {}
+    """The workdir of a sweep that was cut off twice and has ended, and what failed."""
+    scope, workdir = {}, folder / "workdir"
     exec((folder / "small.py").read_text(), scope)
-    points = sweep.load_sweep(folder / "sweep.py")
-    return folder / "workdir", sweep.run_sweep(scope["get_config"]().lock(), points, folder / "workdir")
+    config, points = scope["get_config"]().lock(), sweep.load_sweep(folder / "sweep.py")
+    with pytest.raises(processes.OutOfTime, match="stopped before the config/seed0; run the same command"):
+        sweep.run_sweep(config, points, workdir, stop_at=time.monotonic() - 1)
+    assert not (workdir / "stage1").exists()
+    assert "0 of 3 runs have finished" in (workdir / "sweep.md").read_text()
+    with pytest.raises(processes.OutOfTime, match="pretrain stopped at step 1 of 4"):
+        sweep.run_sweep(config, points, workdir, stop_at=AfterOneLook())
+    return workdir, sweep.run_sweep(config, points, workdir)
 
 
-def results_of(workdir: Path, point: str, seed: int) -> dict:
-    return experiment.read_results(workdir / point / f"seed{seed}")
+def results_of(workdir: Path, point: str) -> dict:
+    return experiment.read_results(workdir / point / "seed0")
 
 
 def table_below(text: str, title: str) -> dict[str, list[str]]:
@@ -88,24 +105,22 @@ def table_below(text: str, title: str) -> dict[str, list[str]]:
 def test_a_failing_point_stops_no_other_and_is_told(done):
     workdir, failures = done
     why = "config.model.split_layer is 9: choose one from 1 to 3"
-    assert failures == {"impossible/seed0": why, "impossible/seed1": why}
+    assert failures == {"impossible/seed0": why}
     for point in ("the config", "cold"):
-        for seed in (0, 1):
-            assert {"refine", "match"} <= results_of(workdir, point, seed).keys()
+        assert {"refine", "match"} <= results_of(workdir, point).keys()
     assert not (workdir / "impossible").exists()
     rows = pd.read_csv(workdir / "sweep.csv")
-    assert select(rows, point="impossible", seed=1)["error"].tolist() == [why]
-    assert select(rows, point="cold", seed=1)["error"].isna().all()
-    assert f"- impossible/seed0: {why}" in (workdir / "sweep.md").read_text()
+    assert select(rows, point="impossible", seed=0)["error"].tolist() == [why]
+    assert select(rows, point="cold", seed=0)["error"].isna().all()
+    text = (workdir / "sweep.md").read_text()
+    assert f"- impossible/seed0: {why}" in text
+    assert "2 of 3 runs have finished" in text
 
 
-def test_points_share_a_stage_1_for_each_seed(done, tiny_config, tmp_path):
+def test_points_share_a_stage_1(done, tiny_config, tmp_path):
     workdir, _ = done
-    shared = sorted((workdir / "stage1").iterdir())
-    assert {json.loads((one / "config.json").read_text())["seed"] for one in shared} == {0, 1}
-    assert len(shared) == 2
-    for one in shared:
-        assert [(row["stage"], row["step"]) for row in read_metrics(one)] == [("pretrain", 2), ("pretrain", 4)]
+    (shared,) = (workdir / "stage1").iterdir()
+    assert [row["step"] for row in read_metrics(shared)] == [1, 2, 4]  # it was cut off at step 1 and went on
     assert not list(workdir.glob("*/seed*/checkpoints/pretrain"))
     config = tiny_config(stages=("pretrain",))  # the shared backbone is that of an ordinary run
     experiment.run(stages.SYSTEM.open(config, tmp_path))
@@ -126,37 +141,36 @@ def test_the_csv_has_every_number_of_the_results(done):
     }  # fmt: skip
     assert fields["impossible"]["model.split_layer"] == 9
     for point in ("the config", "cold"):
-        for seed in (0, 1):
-            results, found = results_of(workdir, point, seed), rows[(rows["point"] == point) & (rows["seed"] == seed)]
-            for row in results["measurements"]:
-                same = {name: value for name, value in row.items() if value not in (None, "")}
-                matching = found[np.logical_and.reduce([found[name] == value for name, value in same.items()])]
-                assert len(matching) >= 1, row
-            facts = found[found["stage"].eq("match") & found["metric"].eq("pairs")]
-            assert facts["value"].tolist() == [3]
-            loss = found[found["stage"].eq("refine") & found["metric"].eq("loss")]
-            assert loss["value"].tolist() == [results["refine"]["loss"]]
+        results, found = results_of(workdir, point), rows[rows["point"] == point]
+        for row in results["measurements"]:
+            same = {name: value for name, value in row.items() if value not in (None, "")}
+            matching = found[np.logical_and.reduce([found[name] == value for name, value in same.items()])]
+            assert len(matching) >= 1, row
+        facts = found[found["stage"].eq("match") & found["metric"].eq("pairs")]
+        assert facts["value"].tolist() == [2]
+        loss = found[found["stage"].eq("refine") & found["metric"].eq("loss")]
+        assert loss["value"].tolist() == [results["refine"]["loss"]]
 
 
-def test_the_summary_has_means_and_sample_deviations(done):
+def test_the_summary_has_what_was_measured(done):
     workdir, _ = done
     text = (workdir / "sweep.md").read_text()
     assert text.startswith("# Temperatures of the tiny network.")
-    assert re.search(r"3 pairs \(\d+ quer(y|ies) clamped to the window\) of split test, stride 8\.", text)
-    tables = [as_table(results_of(workdir, "cold", seed)["measurements"]) for seed in (0, 1)]
-    assert tables[0]["value"].tolist() != tables[1]["value"].tolist()
+    assert re.search(r"2 pairs \(\d+ quer(y|ies) clamped to the window\) of split test, stride 8\.", text)
+    rows = as_table(results_of(workdir, "cold")["measurements"])
+    assert rows["value"].tolist() != as_table(results_of(workdir, "the config")["measurements"])["value"].tolist()
     for landmarks in (5, 68):
         table = table_below(text, f"Landmark matching, {landmarks} landmarks")
         assert list(table) == ["", "the config", "cold", "own location", "MAE only"]
         assert table[""][:4] == ["seeds", "same", "different", "different, far"]
         assert table[""][4:] == [f"{case}, position-free" for case in table[""][1:4]]
         for name, method in (("cold", "SCE-MAE"), ("MAE only", "MAE only")):
-            expected = ["2"]
-            for free in (None, True):
-                for case in ("same", "different", "different, far"):
-                    fields = {"metric": "matching error", "method": method, "case": case, "position_free": free}
-                    a, b = (select(rows, landmarks=landmarks, **fields)["value"].item() for rows in tables)
-                    expected.append(f"{(a + b) / 2:.2f} ± {abs(a - b) / 2**0.5:.2f}")
+            fields = {"metric": "matching error", "method": method, "landmarks": landmarks}
+            expected = ["1"] + [
+                f"{select(rows, case=case, position_free=free, **fields)['value'].item():.2f}"
+                for free in (None, True)
+                for case in ("same", "different", "different, far")
+            ]
             assert table[name] == expected
         assert table["own location"][4:] == ["–"] * 3
     image = np.asarray(Image.open(workdir / "sweep.png"))
@@ -252,7 +266,7 @@ def test_the_numbers_of_another_config_are_left_out(tiny_config, tmp_path):
     assert "landmarks" not in text
 
 
-def test_random_pairings_stand_beside_the_fixed_order(tiny_config, tmp_path):
+def test_means_and_sample_deviations_of_seeds_and_random_pairings_stand_beside_the_fixed_order(tiny_config, tmp_path):
     config = tiny_config(init="xs8_ytf68", stages=("refine", "match"))
     points = {"a": {}, "b": {"refine.temperature": 0.5}}
     runs = sweep.plan(config, sweep.Sweep(title="t", points=points, seeds=(0, 1)), tmp_path)
@@ -263,6 +277,7 @@ def test_random_pairings_stand_beside_the_fixed_order(tiny_config, tmp_path):
     # 5 and 7: mean 6, deviation sqrt((1 + 1) / (2 - 1)) = 1.41
     assert (table["a"][column], table["b"][column]) == ("6.00 ± 1.41", "–")
     assert table["a"][table[""].index("different")] == "4.00 ± 0.00"
+    assert table["a"][0] == "2"
 
 
 def test_table_4_is_measured_on_random_pairings_too(tiny_config, tmp_path):
@@ -281,37 +296,10 @@ def test_a_second_call_skips_what_has_finished(done, tiny_config, capsys):
     points = sweep.load_sweep(workdir.parent / "sweep.py")
     del points.points["impossible"]
     assert sweep.run_sweep(tiny_config(), points, workdir, stop_at) == {}
-    assert capsys.readouterr().out.count("finished before") == 4 * 2
+    assert capsys.readouterr().out.count("finished before") == 2 * 2
     assert {path: path.stat().st_mtime_ns for path in before} == before
     kept = rows[rows["point"] != "impossible"].drop(columns=["model.split_layer", "error"]).reset_index(drop=True)
     pd.testing.assert_frame_equal(pd.read_csv(workdir / "sweep.csv"), kept, check_dtype=False)
-
-
-class AfterOneLook(float):
-    """A time that has not come when it is first asked for, and has from then on."""
-
-    def __init__(self):
-        self.looks = 0
-
-    def __lt__(self, _: float) -> bool:  # what `time.monotonic() > stop_at` asks
-        self.looks += 1
-        return self.looks > 1
-
-
-def test_a_sweep_that_was_cut_off_goes_on(tiny_config, tmp_path):
-    config = tiny_config(stages=("pretrain", "refine"))
-    points = sweep.Sweep(title="t", points={"the config": {}, "cold": {"refine.temperature": 0.05}})
-    with pytest.raises(processes.OutOfTime, match="stopped before the config; run the same command"):
-        sweep.run_sweep(config, points, tmp_path, stop_at=time.monotonic() - 1)
-    assert not (tmp_path / "stage1").exists()
-    assert "0 of 2 runs have finished" in (tmp_path / "sweep.md").read_text()
-    with pytest.raises(processes.OutOfTime, match="pretrain stopped at step 1 of 4"):
-        sweep.run_sweep(config, points, tmp_path, stop_at=AfterOneLook())
-    assert sweep.run_sweep(config, points, tmp_path) == {}
-    assert "2 of 2 runs have finished" in (tmp_path / "sweep.md").read_text()
-    (shared,) = (tmp_path / "stage1").iterdir()
-    assert [row["step"] for row in read_metrics(shared)] == [1, 2, 4]  # it went on from step 1
-    assert {"the config", "cold"} == {path.parent.name for path in tmp_path.glob("*/results.json")}
 
 
 def test_what_the_command_would_run_and_its_exit_status_without_time(
@@ -326,7 +314,7 @@ def test_what_the_command_would_run_and_its_exit_status_without_time(
 
     command(DRY_RUN=True, STOP_AFTER=None)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3 * 2
+    assert len(lines) == 3
     assert lines[1].startswith(f"{tmp_path}/w/cold/seed0: refine.temperature=0.05; stage 1 in {tmp_path}/w/stage1/")
     assert lines[1].endswith(", refine, match")
     assert not (tmp_path / "w").exists()
@@ -414,3 +402,14 @@ def test_the_sweeps_that_come_with_the_project_fit_small_and_large_networks(path
         stages.SYSTEM.check_config(run.config)
     assert len({configuration.config_hash(run.config) for run in runs}) == len(runs)
     assert len({run.stage1_workdir for run in runs}) == max(1, len(points.seeds))
+
+
+def test_points_of_another_system_are_ordinary_runs(tmp_path):
+    config = spcl_settings.default()
+    points = sweep.Sweep(title="t", points={"a": {}, "b": {"adapt.contrast.weight": 0.0}}, seeds=(0, 1))
+    runs = sweep.plan(config, points, tmp_path)
+    assert [(run.point, run.seed, run.stage1) for run in runs] == [
+        ("a", 0, None), ("b", 0, None), ("a", 1, None), ("b", 1, None),
+    ]  # fmt: skip
+    assert runs[1].config.adapt.contrast.weight == 0
+    assert sweep.Summary(runs).tables == []  # nothing has run

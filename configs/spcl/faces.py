@@ -2,7 +2,9 @@
 
   python -m scemae_jax.main --config configs/spcl/faces.py --config.data.root=FOLDER --workdir runs/parts
 
-FOLDER holds unlabelled faces. `faces.py:METHOD` takes another method: source, self_training, no_prototypes, spcl_paper.
+FOLDER holds unlabelled faces. `faces.py:METHOD` takes another method: source, self_training, no_prototypes, spcl_paper;
+or oracle, for which FOLDER has images/ and masks/, true masks of the images, which are learnt from in the target's
+place. docs/parsing.md has the commands of all rows.
 """
 
 import ml_collections
@@ -20,4 +22,6 @@ def get_config(method: str = "spcl") -> ml_collections.ConfigDict:
     config.model.decoder_width, config.model.decoder_depth, config.model.decoder_heads = 64, 2, 2
     config.model.projection = 96
     choose_method(config, method)
+    if config.adapt.labels == "masks":
+        config.data.dataset = "mask_folder"
     return config

@@ -18,8 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
-from sklearn.manifold import TSNE
-from sklearn.metrics import silhouette_score
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
@@ -79,6 +77,8 @@ def embed(features: Float[np.ndarray, "s c"], *, perplexity: float, seed: int) -
     Raises:
       ValueError: `perplexity` is not positive, or not less than the number of features.
     """
+    from sklearn.manifold import TSNE  # here, since its import takes a second of every program's start
+
     with threadpool_limits(1, user_api="openmp"):  # with more threads it is slower
         return TSNE(perplexity=perplexity, init="random", random_state=seed).fit_transform(features)
 
@@ -94,6 +94,8 @@ def silhouette(
     Raises:
       ValueError: there are fewer than two labels, or not more points than labels.
     """
+    from sklearn.metrics import silhouette_score
+
     return float(silhouette_score(points, labels, metric=metric))
 
 

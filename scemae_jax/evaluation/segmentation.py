@@ -28,6 +28,20 @@ def confusion(
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
+def confusions(
+    predicted: Integer[np.ndarray, "n *place"], truth: Integer[np.ndarray, "n *place"], num_classes: int
+) -> Int[np.ndarray, "n k k"]:
+    """The confusion of each image; their sum is that of the set.
+
+    Raises:
+      ValueError: as `confusion`.
+    """
+    if predicted.shape != truth.shape:
+        raise ValueError(f"predicted masks have the shape {predicted.shape}, true ones {truth.shape}: make them agree")
+    found = [confusion(one, true, num_classes) for one, true in zip(predicted, truth, strict=True)]
+    return np.array(found, np.int64).reshape(-1, num_classes, num_classes)
+
+
 def merge(counts: Int[np.ndarray, "k k"], groups: Sequence[int]) -> Int[np.ndarray, "m m"]:
     """The confusion between groups of classes: `groups[k]` is the group of class k, -1 for one that does not count.
 
@@ -43,14 +57,24 @@ def merge(counts: Int[np.ndarray, "k k"], groups: Sequence[int]) -> Int[np.ndarr
     return member.T @ counts @ member
 
 
-def intersection_over_union(counts: Int[np.ndarray, "k k"]) -> Float[np.ndarray, " k"]:
+def intersection_over_union(counts: Int[np.ndarray, "*set k k"]) -> Float[np.ndarray, "*set k"]:
     """Of each class, in percent: true positives over all pixels that are, or were said to be, of it.
 
     A class that no true pixel has is NaN, so that `np.nanmean` leaves it out.
     """
-    right, true, said = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
+    right, true, said = np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(axis=-1), counts.sum(axis=-2)
     union = true + said - right
     return np.where(true > 0, 100 * right / np.maximum(union, 1), np.nan)
+
+
+def resampled(counts: Int[np.ndarray, "n k k"], *, repeats: int, seed: int) -> Float[np.ndarray, "r k"]:
+    """Intersection over union of sets of n images drawn from these with replacement (the bootstrap, Efron 1979).
+
+    Its deviation over the repeats is what another choice of such images would change.
+    """
+    draws = np.random.default_rng(seed).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), repeats)
+    sums = draws @ counts.reshape(len(counts), -1)
+    return intersection_over_union(sums.reshape(repeats, *counts.shape[1:]))
 
 
 def inflation(counts: Int[np.ndarray, "k k"]) -> Float[np.ndarray, " k"]:

@@ -110,10 +110,15 @@ def contrastive_loss(
     return by_class.sum() / jnp.maximum((counts > 0).sum(), 1)
 
 
+def cosines(features: Features, prototypes: Prototypes) -> Float[Array, "b *place k"]:
+    """Of each pixel's feature with the prototypes; -2, below every cosine, for a class that has none."""
+    found = unit(features).astype(jnp.float32) @ unit(prototypes).T
+    return jnp.where(known(prototypes), found, -2.0)
+
+
 def nearest_prototype(features: Features, prototypes: Prototypes) -> Int[Array, "b *place"]:
     """The class whose prototype has the greatest cosine with each pixel's feature."""
-    cosines = unit(features).astype(jnp.float32) @ unit(prototypes).T
-    return jnp.where(known(prototypes), cosines, -jnp.inf).argmax(axis=-1)
+    return cosines(features, prototypes).argmax(axis=-1)
 
 
 def largest_cosine(prototypes: Prototypes) -> Float[Array, ""]:

@@ -146,19 +146,22 @@ def print_results(results: Mapping[str, Any], tables: Iterable[Table]) -> None:
     for stage, found in facts.items():
         if left_out := found.get("images_left_out"):
             console.print(f"{stage}: {LEFT_OUT}: {counts_by_split(left_out)}")
+    endless = console.options.update(width=10_000)
     for table in tables:
-        screen, endless = _screen(table, table.grid().cells()), console.options.update(width=10_000)
-        if console.measure(screen, options=endless).maximum > console.width:  # deviations do not fit
-            screen = _screen(table, table.grid().text)
-        console.print(screen)
+        grid = table.grid()
+        # Where deviations do not fit, without them; where that does not fit, columns become rows.
+        screens = [_screen(table, grid.cells()), _screen(table, grid.text), _screen(table, grid.text.T, table.columns)]
+        fitting = [screen for screen in screens if console.measure(screen, options=endless).maximum <= console.width]
+        console.print([*fitting, screens[-1]][0])
     for stage, found in facts.items():
         if "path" in found:
             console.print(f"{stage}: {found['path']}")
 
 
-def _screen(table: Table, cells: pd.DataFrame) -> Screen:
+def _screen(table: Table, cells: pd.DataFrame, rows: Sequence[str] = ()) -> Screen:
+    """`rows` are the fields that tell the rows of `cells` apart, unless they are those of the table."""
     screen = Screen(title=": ".join(filter(None, [table.title, table.about])))
-    screen.add_column(table.index[0])
+    screen.add_column((rows or table.index)[0])
     for column in cells:
         screen.add_column(str(column), justify="right")
     for name, row in cells.iterrows():

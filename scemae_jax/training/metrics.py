@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from clu import metrics
 from flax import struct
 from jaxtyping import Array, Float, Int
-from tensorboardX import SummaryWriter
 
 NEVER = jnp.iinfo(jnp.int32).max
 
@@ -55,6 +54,8 @@ class MetricsWriter:
         partial = self._path.with_suffix(".partial")
         partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
         partial.replace(self._path)
+        from tensorboardX import SummaryWriter  # slow: where PyTorch is installed it imports that
+
         self._events = SummaryWriter(str(workdir / "tensorboard" / stage), purge_step=resumed_at + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:

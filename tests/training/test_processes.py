@@ -21,7 +21,7 @@ from scemae_jax.systems.sce_mae.settings import default
 
 def get_config():
     config = default()
-    config.stages = ("pretrain", "refine", "match")
+    config.stages = ("pretrain", "export")
     config.data.variant = "tiny"
     config.data.data_dir = {data_dir!r}
     config.model.encoder = "XXS/8"
@@ -30,7 +30,6 @@ def get_config():
     config.pretrain.steps, config.refine.steps = 40, 4
     config.pretrain.log_every, config.pretrain.checkpoint_every = 5, 10
     config.data.synthetic_share = 0.25
-    config.match.stride, config.match.max_pairs, config.match.baselines = 8, 2, False
     return config
 """
 
@@ -91,9 +90,20 @@ def whole(runs) -> str:
     """The uninterrupted run; what the first process printed is its output."""
     statuses, outputs = finish(runs.start("whole"))
     assert statuses == [0, 0], outputs
-    assert "match: finished" in outputs[0]
-    assert "match: finished" not in outputs[1]
+    assert "export: finished" in outputs[0]
+    assert "export: finished" not in outputs[1]
     return "whole"
+
+
+BOTH = "--config.stages=('pretrain', 'refine', 'export')"
+
+
+@pytest.fixture(scope="module")
+def refined(runs, whole) -> str:
+    """The same run, which has gone on with stage 2."""
+    statuses, outputs = finish(runs.start(whole, BOTH))
+    assert statuses == [0, 0], outputs
+    return whole
 
 
 def assert_same_run(runs: Runs, workdir: str, whole: str) -> None:
@@ -111,7 +121,7 @@ def flat(params: dict, prefix: str = "") -> list[tuple[str, np.ndarray]]:
     return found
 
 
-def test_two_processes_run_all_stages(runs, whole):
+def test_two_processes_train_together(runs, whole):
     results = json.loads((runs.folder / whole / "results.json").read_text())
     assert results["pretrain"]["images_seen"] == 320
     steps = [row["step"] for row in runs.rows(whole) if row["stage"] == "pretrain"]
@@ -119,34 +129,35 @@ def test_two_processes_run_all_stages(runs, whole):
 
 
 @pytest.mark.slow
-def test_killed_processes_started_again_are_the_uninterrupted_run(runs, whole):
-    started = runs.start("killed")
+def test_killed_processes_started_again_are_the_uninterrupted_run(runs, refined):
+    started = runs.start("killed", BOTH)
     runs.wait_for_step("killed", 15)
     for process in started:
         process.send_signal(signal.SIGKILL)
     statuses, outputs = finish(started)
     assert statuses == [-signal.SIGKILL] * 2, outputs
     assert runs.rows("killed")[-1]["step"] < 40
-    statuses, outputs = finish(runs.start("killed"))
+    statuses, outputs = finish(runs.start("killed", BOTH))
     assert statuses == [0, 0], outputs
-    assert_same_run(runs, "killed", whole)
-    assert runs.rows("killed") == runs.rows(whole)
+    assert_same_run(runs, "killed", refined)
+    assert runs.rows("killed") == runs.rows(refined)
 
 
 @pytest.mark.slow
-def test_sigterm_to_one_process_stops_all_with_everything_saved(runs, whole):
-    started = runs.start("stopped")
+def test_sigterm_to_one_process_stops_all_with_everything_saved(runs, refined):
+    started = runs.start("stopped", BOTH)
     runs.wait_for_step("stopped", 5)
     started[1].send_signal(signal.SIGTERM)
     statuses, outputs = finish(started)
     assert statuses == [85, 85], outputs
     stopped_at = runs.rows("stopped")[-1]["step"]
     assert f"pretrain stopped at step {stopped_at} of 40; run the same command to go on" in outputs[0]
-    statuses, outputs = finish(runs.start("stopped"))
+    statuses, outputs = finish(runs.start("stopped", BOTH))
     assert statuses == [0, 0], outputs
-    assert_same_run(runs, "stopped", whole)
+    assert_same_run(runs, "stopped", refined)
 
 
+@pytest.mark.slow
 def test_a_mistake_that_the_first_process_finds_ends_all(runs, whole):
     """The workdir is of another config: nobody waits for what will not come, and nobody starts again for it."""
     started = time.monotonic()
@@ -158,14 +169,14 @@ def test_a_mistake_that_the_first_process_finds_ends_all(runs, whole):
 
 
 @pytest.mark.slow
-def test_the_time_limit_stops_all_and_one_process_goes_on(runs, whole):
+def test_the_time_limit_stops_all_and_one_process_goes_on(runs, refined):
     """On two devices; the loss is that of two processes to rounding."""
-    statuses, outputs = finish(runs.start("limited", "--stop_after_minutes=0"))
+    statuses, outputs = finish(runs.start("limited", BOTH, "--stop_after_minutes=0"))
     assert statuses == [75, 75], outputs
-    statuses, outputs = finish(runs.start("limited", count=1))
+    statuses, outputs = finish(runs.start("limited", BOTH, count=1))
     assert statuses == [0], outputs
     there, expected = (
-        {(row["stage"], row["step"]): row["loss"] for row in runs.rows(workdir)} for workdir in ("limited", whole)
+        {(row["stage"], row["step"]): row["loss"] for row in runs.rows(workdir)} for workdir in ("limited", refined)
     )
     common = sorted(there.keys() & expected.keys())
     assert len(common) > 5

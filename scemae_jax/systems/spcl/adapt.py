@@ -17,12 +17,13 @@ from jaxtyping import Array, Float, Integer, UInt8
 
 from scemae_jax.config import Config
 from scemae_jax.data import augment
+from scemae_jax.faces.frame import AnyArray
 from scemae_jax.faces.parts import IGNORED
 from scemae_jax.models.parsing import ParsingNetwork, enlarge
 from scemae_jax.ops import prototypes
 from scemae_jax.ops.colour_transfer import colour_transfer
 from scemae_jax.systems.spcl import losses, pseudo_labels
-from scemae_jax.systems.spcl.networks import parser_optimizer
+from scemae_jax.systems.spcl.networks import Spcl, parser_optimizer
 from scemae_jax.systems.spcl.views import change_look
 from scemae_jax.training import loop, optimizer
 from scemae_jax.training.feed import Input
@@ -39,7 +40,9 @@ class Target(NamedTuple):
     """Zeros where nothing is known."""
 
 
-def at_feature_size(labels: Integer[Array, "b s s"], features: Float[Array, "b f f c"]) -> Integer[Array, "b f f"]:
+def at_feature_size(
+    labels: Integer[AnyArray, "b s s"], features: Float[AnyArray, "b f f c"]
+) -> Integer[AnyArray, "b f f"]:
     """The nearest label of each feature."""
     step = labels.shape[1] // features.shape[1]
     return labels[:, step // 2 :: step, step // 2 :: step]
@@ -75,6 +78,13 @@ def first_prototypes(
     return np.asarray(prototypes.unit(means) if unit else means)
 
 
+def source_prototypes(experiment: Spcl, params: Any) -> Float[np.ndarray, "k c"]:
+    """Those of an experiment's labelled images."""
+    faces, unit = experiment.some_source_images(), experiment.config.adapt.contrast.unit_prototypes
+    assert faces.parts is not None
+    return first_prototypes(experiment.network, params, faces.images, faces.parts, unit=unit)
+
+
 def task(
     config: Config,
     network: ParsingNetwork,
@@ -93,8 +103,8 @@ def task(
       network: the parser, applied to images in [0, 1].
       params: those that stage `source` left.
       source: images and "parts".
-      target: images; with `adapt.labels` of "offline" also "parts", the pseudo-labels.
-      weights: of the classes, in the cross-entropy of source pixels.
+      target: images; with `adapt.labels` of "offline" also "parts", the pseudo-labels, of "masks" the true ones.
+      weights: of the classes, in the cross-entropy of source pixels, and of target pixels whose class is true.
       start: prototypes `[k, c]` to begin with.
       steps: how many.
     """
@@ -145,7 +155,8 @@ def task(
         )
         total, outputs = segmentation, {"segmentation": segmentation}
         if settings.target_weight:
-            imitation = losses.soft_cross_entropy(enlarge(on_target.logits, (window, window)), target.probabilities)
+            known = target.probabilities * weights if settings.labels == "masks" else target.probabilities
+            imitation = losses.soft_cross_entropy(enlarge(on_target.logits, (window, window)), known)
             total, outputs["imitation"] = total + settings.target_weight * imitation, imitation
         guessed, confidence = target.probabilities.argmax(axis=-1), target.probabilities.max(axis=-1)
         sure = (confidence > 0) & (confidence >= contrast.least_confidence)

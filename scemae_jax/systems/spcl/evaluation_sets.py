@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from scemae_jax.config import Config
 from scemae_jax.data import sources
@@ -72,29 +73,58 @@ class TestSet:
     polygons: bool = False
 
     def confusions(
-        self, find: Callable[[np.ndarray], Float[np.ndarray, "b s s k"]], frame: Frame, parts: PartScheme
-    ) -> dict[Grouping, np.ndarray]:
-        """Of the centre windows, by grouping; classes that do not count are no choice for the parser.
+        self, find: Callable[[np.ndarray], Mapping[str, Float[np.ndarray, "b s s k"]]], frame: Frame, parts: PartScheme
+    ) -> dict[tuple[str, Grouping], Int[np.ndarray, "n m m"]]:
+        """Of each image's centre window, by what `find` names and by grouping.
 
-        `find` gives probabilities of uint8 windows.
+        `find` gives scores of the classes of uint8 windows, the highest of which decides; it may give several kinds by
+        name. Classes that do not count are no choice.
         """
-        asked = groupings(parts, self.asked)
-        totals = {grouping: np.zeros((len(grouping.names),) * 2, np.int64) for grouping in asked}
+        found = collections.defaultdict(list)
         for start in range(0, len(self.images), CHUNK):
             windows = frame.centre_window(self.images[start : start + CHUNK])
-            truth = frame.centre_window(self.masks[start : start + CHUNK, ..., None])[..., 0]
-            probabilities = find(windows)
-            for grouping in asked:
-                groups = np.asarray(grouping.groups)
-                chosen = np.where(groups >= 0, probabilities, -1).argmax(axis=-1)
-                count = len(grouping.names)
-                table = np.full(256, IGNORED)
-                if self.polygons:
-                    table[: len(part_polygons.PARTS)] = [grouping.names.index(part) for part in part_polygons.PARTS]
-                else:
-                    table[: len(groups)] = np.where(groups >= 0, groups, IGNORED)
-                totals[grouping] += segmentation.confusion(groups[chosen], table[truth], count)
-        return totals
+            truth = self._windows_of_masks(frame)[start : start + CHUNK]
+            for kind, scores in find(windows).items():
+                for grouping in groupings(parts, self.asked):
+                    groups = np.asarray(grouping.groups)
+                    chosen = groups[np.where(groups >= 0, scores, -np.inf).argmax(axis=-1)]
+                    count = len(grouping.names)
+                    found[kind, grouping].append(segmentation.confusions(chosen, self._table(grouping)[truth], count))
+        return {about: np.concatenate(counts) for about, counts in found.items()}
+
+    def confusions_of_landmarks(
+        self, detect: Callable[[np.ndarray], Float[np.ndarray, "b 68 2"]], frame: Frame, parts: PartScheme
+    ) -> dict[Grouping, Int[np.ndarray, "n m m"]]:
+        """Of the polygons through the landmarks that `detect` finds in the images; in the grouping "landmarks" alone.
+
+        Empty if the set is not measured in that grouping.
+        """
+        if "landmarks" not in self.asked:
+            return {}
+        (grouping,) = groupings(parts, ("landmarks",))
+        size = (self.images.shape[1], self.images.shape[2])
+        drawn = [part_polygons.part_mask(points, size, clearance=False) for points in detect(self.images)]
+        predicted = frame.centre_window(np.stack(drawn)[..., None])[..., 0]
+        truth = self._table(grouping)[self._windows_of_masks(frame)]
+        table = _of_polygons(grouping)
+        return {grouping: segmentation.confusions(table[predicted], truth, len(grouping.names))}
+
+    def _windows_of_masks(self, frame: Frame) -> UInt8[np.ndarray, "n s s"]:
+        return frame.centre_window(self.masks[..., None])[..., 0]
+
+    def _table(self, grouping: Grouping) -> Int[np.ndarray, "256"]:
+        """The group of each value of the masks, `IGNORED` where it does not count."""
+        if self.polygons:
+            return _of_polygons(grouping)
+        groups, table = np.asarray(grouping.groups), np.full(256, IGNORED)
+        table[: len(groups)] = np.where(groups >= 0, groups, IGNORED)
+        return table
+
+
+def _of_polygons(grouping: Grouping) -> Int[np.ndarray, "256"]:
+    table = np.full(256, IGNORED)
+    table[: len(part_polygons.PARTS)] = [grouping.names.index(part) for part in part_polygons.PARTS]
+    return table
 
 
 def open_set(description: str, config: Config) -> TestSet:

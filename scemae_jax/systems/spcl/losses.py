@@ -43,6 +43,9 @@ def cross_entropy(
 
 
 def soft_cross_entropy(logits: Float[Array, "b h w k"], probabilities: Float[Array, "b h w k"]) -> Float[Array, ""]:
-    """Mean over pixels, against a distribution at each, or zeros where nothing is known; no gradient reaches those."""
+    """Mean over pixels, against a distribution at each, or zeros where nothing is known; no gradient reaches those.
+
+    Distributions that are multiplied by a weight count by it.
+    """
     targets = jax.lax.stop_gradient(probabilities)
     return -(targets * jax.nn.log_softmax(logits)).sum() / jnp.maximum(targets.sum(), 1e-9)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from scemae_jax import config as configuration
 from scemae_jax.config import Config
 from scemae_jax.data import sources
 from scemae_jax.data.datasets.mask_folder import MaskFolder, mask_folder_config
+from scemae_jax.data.masks import MASKS
 from scemae_jax.data.record import Faces
 from scemae_jax.experiment import Experiment
 from scemae_jax.faces.parts import DRAWN, PartScheme
@@ -49,11 +51,31 @@ class Spcl(Experiment):
         """The labelled images."""
         data = self.config.source_data
         if data.dataset == "mask_folder":
-            config = mask_folder_config(data.root, self.config.classes)
-            builder = MaskFolder(config=config, data_dir=self.config.data.data_dir or None)
-        else:
-            builder = sources.dataset_builder(data.dataset, data_dir=self.config.data.data_dir, variant=data.variant)
+            return self._mask_folder(data.root)
+        builder = sources.dataset_builder(data.dataset, data_dir=self.config.data.data_dir, variant=data.variant)
         sources.prepare(builder, data.root)
+        return builder
+
+    @functools.cached_property
+    def dataset(self) -> tfds.core.DatasetBuilder:
+        data = self.config.data
+        return self._mask_folder(data.root) if data.dataset == "mask_folder" else super().dataset
+
+    @functools.cached_property
+    def more_folders(self) -> list[tfds.core.DatasetBuilder]:
+        """Those with a folder `masks` are read as the source's kind of folder; their masks are not used."""
+        data = self.config.data
+        return [
+            self._mask_folder(root)
+            if (Path(root).expanduser() / MASKS).is_dir()
+            else sources.open_dataset(data, "landmark_folder", root)
+            for root, _ in data.more_roots
+        ]
+
+    def _mask_folder(self, root: str) -> tfds.core.DatasetBuilder:
+        config = mask_folder_config(root, self.config.classes)
+        builder = MaskFolder(config=config, data_dir=self.config.data.data_dir or None)
+        sources.prepare(builder, root)
         return builder
 
     def prepare_data(self) -> None:
@@ -95,6 +117,21 @@ class Spcl(Experiment):
         records = sources.records(self.source_dataset, self.config.source_data.splits, fields=("parts",))
         return keep([records], cache=self.config.data.cache, mesh=self.mesh)
 
+    def target_with_masks(self, batch_size: int, seed: int) -> Input:
+        """Batches of target images (`config.data.train_splits`) with "parts", their true masks.
+
+        Raises:
+          ValueError: the masks have other classes than the source's.
+        """
+        here, there = tuple((self.dataset.info.metadata or {})["parts"]), self.network.parts.names
+        if here != there:
+            raise ValueError(
+                f"config.data has masks of {', '.join(here)}, the source those of {', '.join(there)}: an oracle needs "
+                "the same classes in the same order"
+            )
+        splits = self.config.data.train_splits
+        return self.training_input(batch_size, seed, splits=splits, fields=("parts",))
+
     def some_source_images(self) -> Faces:
         """At most `SOME` labelled images of each split, with their parts."""
         splits = self.config.source_data.splits
@@ -107,11 +144,16 @@ class Spcl(Experiment):
         return losses.class_weights_of(parts, self.network.parts.names)
 
     def parser(self, stage: str) -> Any:
-        """The parameters that a stage left: after `adapt` those of the teacher, if the target's labels are its."""
+        """The encoder and head that a stage left, None if it has not trained.
+
+        After `adapt` those of the teacher, if the target's labels are its.
+        """
         if stage == "adapt" and self.config.adapt.labels == "teacher":
             state = self.trained("adapt", "state")
-            return state and state["teacher"]
-        return self.trained(stage)
+            params = state and state["teacher"]
+        else:
+            params = self.trained(stage)
+        return params and {name: params[name] for name in ("encoder", "head")}
 
     def final_stage(self) -> str:
         """The last stage that has trained.
@@ -126,8 +168,7 @@ class Spcl(Experiment):
 
     def final_parser(self) -> Any:
         """The parameters that it left; raises as `final_stage`."""
-        params = self.parser(self.final_stage())
-        return {name: params[name] for name in ("encoder", "head")}
+        return self.parser(self.final_stage())
 
     def final_model(self) -> Model:
         """The model of `config.init` with the parser of the last stage that has trained.

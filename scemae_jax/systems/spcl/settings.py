@@ -7,12 +7,17 @@ import ml_collections
 from scemae_jax import config as shared
 from scemae_jax.config import Config
 
-METHODS = ("source", "self_training", "spcl", "no_prototypes", "spcl_paper")
+METHODS = ("source", "self_training", "spcl", "no_prototypes", "spcl_paper", "oracle")
+
+TRAINED = ("source", "adapt", "self_train")
+"""Stages that train, in their order."""
+WITH_MASKS = ("synthetic_faces", "mask_folder")
+"""Datasets that know the class of every pixel."""
 
 
 def default() -> Config:
     """Ours: a teacher's soft labels, ClassMix, and contrast with unit prototypes."""
-    config = shared.base("spcl", ("source", "adapt", "measure", "export"))
+    config = shared.base("spcl", ("source", "adapt", "measure", "report", "export"))
     config.classes = "faces"  # a scheme of scemae_jax.faces.parts or data.class_maps; "": the source's classes.csv
     config.mesh.rules = (("encoder/.*kernel$", ("fsdp", "")),)  # the head is small
     config.head_width = 64  # channels of the head's features
@@ -30,7 +35,8 @@ def default() -> Config:
     config.adapt = stage = training(steps=1500, learning_rate=1e-3)
     stage.look = look()
     stage.target_colours = 0.0  # share of the source images that take the colours of a target image
-    stage.labels = "teacher"  # the target's: soft, by an average of the weights; "offline": thresholds, made once
+    # The target's: soft, by an average of the weights; "offline": by thresholds, made once; "masks": the true ones
+    stage.labels = "teacher"
     stage.teacher_decay = 0.999
     stage.target_weight = 1.0  # of the cross-entropy on the target
     stage.class_mix = True  # half of the source image's classes are pasted on the target
@@ -49,7 +55,13 @@ def default() -> Config:
     pseudo.most = 0.9  # a class's threshold is the median confidence of its pixels, or this if that is lower
 
     config.measure = measure = ml_collections.ConfigDict()
-    measure.sets = ()  # folders with masks: "NAME=FOLDER" or "NAME=FOLDER:SPLIT"
+    measure.sets = ()  # folders with masks: "NAME=FOLDER" or "NAME=FOLDER:SPLIT" or "NAME=FOLDER:SPLIT:GROUPING"
+    measure.without = ("glasses",)  # the mean is also given without these classes
+
+    config.report = report = ml_collections.ConfigDict()
+    report.examples = 6  # drawn faces that are shown, if the source is drawn
+    report.target_pictures = 0  # images of the target that are shown, with the parts found in them
+    report.pixels = 60  # of each class and domain, whose features t-SNE shows; 0: no t-SNE
 
     config.export = export = ml_collections.ConfigDict()
     export.dtype = "float32"  # of the weights in the file: "float16" halves it
@@ -85,8 +97,11 @@ def choose_method(config: Config, method: str) -> None:
         adapt.student = look()
     elif method == "no_prototypes":
         adapt.contrast.weight = 0.0
+    elif method == "oracle":  # the target's true masks (config.data must have some) instead of a teacher
+        adapt.labels, adapt.class_mix, adapt.contrast.weight = "masks", False, 0.0
+        adapt.student = look()
     elif method == "spcl_paper":
-        config.stages = ("source", "adapt", "self_train", "measure", "export")
+        config.stages = ("source", "adapt", "self_train", "measure", "report", "export")
         config.source.adversary = 0.001
         config.source.logit_temperature = adapt.logit_temperature = 1.8
         adapt.labels, adapt.class_mix, adapt.target_weight = "offline", False, 0.0
@@ -108,12 +123,12 @@ def check(config: Config) -> None:
     shared.check_choices(
         config,
         {
-            "source_data.dataset": ("synthetic_faces", "mask_folder"),
-            "adapt.labels": ("teacher", "offline"),
+            "source_data.dataset": WITH_MASKS,
+            "adapt.labels": ("teacher", "offline", "masks"),
             "export.dtype": ("float32", "float16"),
         },
     )
-    for stage in ("source", "adapt", "self_train"):
+    for stage in TRAINED:
         shared.check_training(config, stage)
         if config[stage].steps < 1:
             raise ValueError(f"config.{stage}.steps is {config[stage].steps}: choose 1 or more")
@@ -123,5 +138,15 @@ def check(config: Config) -> None:
     for name in ("momentum", "least_confidence"):
         if not 0 <= contrast[name] <= 1:
             raise ValueError(f"config.adapt.contrast.{name} is {contrast[name]}: choose one from 0 to 1")
+    if config.adapt.labels == "masks" and config.data.dataset not in WITH_MASKS:
+        raise ValueError(
+            f"config.adapt.labels is 'masks', and config.data.dataset {config.data.dataset!r}, which has none: choose "
+            "'mask_folder', with a folder of images/ and masks/ as config.data.root"
+        )
+    for name in ("examples", "target_pictures", "pixels"):
+        if config.report[name] < 0:
+            raise ValueError(f"config.report.{name} is {config.report[name]}: choose 0 or more")
+    if config.data.dataset == "mask_folder" and not config.data.root:
+        raise ValueError("config.data.root is empty: name the folder with images/ and masks/")
     if config.source_data.dataset == "mask_folder" and not config.source_data.root:
         raise ValueError("config.source_data.root is empty: name the folder with images/ and masks/")

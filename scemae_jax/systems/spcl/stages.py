@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from clu import parameter_overview
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from scemae_jax import config as configuration
 from scemae_jax.data.pipeline import InMemory, in_memory
-from scemae_jax.evaluation import segmentation
-from scemae_jax.evaluation.measurement import Measurement
 from scemae_jax.experiment import Stage, System
 from scemae_jax.faces.parts import IGNORED
 from scemae_jax.model_file import export_parse, load, save_model
-from scemae_jax.systems.spcl import adapt, evaluation_sets, pseudo_labels, self_train, settings, source
-from scemae_jax.systems.spcl.adapt import CHUNK
+from scemae_jax.report.html import write_report
+from scemae_jax.systems.spcl import adapt, measuring, pictures, pseudo_labels, self_train, settings, source
 from scemae_jax.systems.spcl.networks import Spcl
+from scemae_jax.systems.spcl.settings import TRAINED
+from scemae_jax.systems.spcl.tables import tables
 from scemae_jax.training import processes
 from scemae_jax.training.feed import Input, keep
 
@@ -42,12 +42,12 @@ def run_source(experiment: Spcl) -> dict[str, Any]:
 
 def run_adapt(experiment: Spcl) -> dict[str, Any]:
     config, stage = experiment.config, experiment.config.adapt
-    params = _without_discriminator(experiment.parser("source"))
+    params = experiment.parser("source")
     labelled = experiment.labelled_input(stage.batch_size, config.seed + 2)
-    target = _target(experiment, "adapt", params, by_labels=stage.labels == "offline")
+    target = _target(experiment, "adapt", params, labels=stage.labels)
     task = adapt.task(
         config, experiment.network, params, labelled, target, weights=experiment.class_weights(),
-        start=_first_prototypes(experiment, params), steps=stage.steps,
+        start=adapt.source_prototypes(experiment, params), steps=stage.steps,
     )  # fmt: skip
     return experiment.train(task)
 
@@ -56,32 +56,23 @@ def run_self_train(experiment: Spcl) -> dict[str, Any]:
     config, stage = experiment.config, experiment.config.self_train
     params = experiment.parser("adapt")
     if params is None:
-        params = _without_discriminator(experiment.parser("source"))
-    target = _target(experiment, "self_train", params, by_labels=True)
+        params = experiment.parser("source")
+    target = _target(experiment, "self_train", params, labels="offline")
     return experiment.train(self_train.task(config, experiment.network, params, target, steps=stage.steps))
 
 
-def _without_discriminator(params: Any) -> Any:
-    return {name: params[name] for name in ("encoder", "head")}
-
-
-def _first_prototypes(experiment: Spcl, params: Any) -> Float[np.ndarray, "k c"]:
-    faces = experiment.some_source_images()
-    assert faces.parts is not None
-    unit = experiment.config.adapt.contrast.unit_prototypes
-    return adapt.first_prototypes(experiment.network, params, faces.images, faces.parts, unit=unit)
-
-
-def _target(experiment: Spcl, stage: str, params: Any, *, by_labels: bool) -> Input:
-    """Batches of target images; with "parts", the pseudo-labels that the parser gives them, if asked for."""
+def _target(experiment: Spcl, stage: str, params: Any, *, labels: str) -> Input:
+    """Batches of target images; with "parts" if labels are "offline" (the parser's pseudo-labels) or "masks"."""
     config, batch_size = experiment.config, experiment.config[stage].batch_size
     seed = config.seed + 3
-    if not by_labels:
+    if labels == "masks":
+        return experiment.target_with_masks(batch_size, seed)
+    if labels == "teacher":
         return experiment.training_input(batch_size, seed)
     images, weights = experiment.unlabelled_images
     in_order = [in_memory(records).arrays["image"] for records in images]
-    labels = _pseudo_labels(experiment, stage, params, in_order)
-    labelled = [InMemory({"image": a, "parts": b}) for a, b in zip(in_order, labels, strict=True)]
+    found = _pseudo_labels(experiment, stage, params, in_order)
+    labelled = [InMemory({"image": a, "parts": b}) for a, b in zip(in_order, found, strict=True)]
     kept = keep(labelled, cache=config.data.cache, mesh=experiment.mesh)
     return kept.batches(weights, batch_size=batch_size, seed=seed)
 
@@ -131,46 +122,24 @@ def _make_pseudo_labels(experiment: Spcl, params: Any, images: list[np.ndarray],
 
 
 def _chunks(images: np.ndarray) -> Iterator[np.ndarray]:
-    return (images[start : start + CHUNK] for start in range(0, len(images), CHUNK))
+    return (images[start : start + adapt.CHUNK] for start in range(0, len(images), adapt.CHUNK))
 
 
-def run_measure(experiment: Spcl) -> dict[str, Any]:
-    """Intersection over union of every test set, for the parser of each stage that has trained."""
-    config, network = experiment.config, experiment.network
-    if not config.measure.sets:
-        return {"skipped": "config.measure.sets names no images with masks to measure on"}
-    rows: list[Measurement] = []
-    for description in config.measure.sets:
-        tested = evaluation_sets.open_set(description, config)
-        for stage in ("source", "adapt", "self_train"):
-            params = experiment.parser(stage)
-            if params is None:
-                continue
-            find = _probabilities_of(network, _without_discriminator(params))
-            for grouping, counts in tested.confusions(find, network.backbone.frame, network.parts).items():
-                about = {"method": stage, "split": tested.name, "grouping": grouping.name, "n": len(tested.images)}
-                rows += measurements(counts, grouping.names, **about)
-    return {"sets": list(config.measure.sets), "measurements": rows}
-
-
-def _probabilities_of(network: Any, params: Any) -> Callable[[np.ndarray], np.ndarray]:
-    @jax.jit
-    def find(params: Any, windows: Any) -> Any:
-        return network.probabilities(params, windows.astype(jnp.float32) / 255)
-
-    return lambda windows: np.asarray(find(params, windows))
-
-
-def measurements(counts: np.ndarray, names: tuple[str, ...], **about: Any) -> list[Measurement]:
-    """Rows of each class and of their mean, in %."""
-    found = segmentation.intersection_over_union(counts)
-    grown = segmentation.inflation(counts)
-    rows = [Measurement.of(metric="mean IoU", unit="%", value=float(np.nanmean(found)), **about)]
-    for name, iou, area in zip(names, found, grown, strict=True):
-        if not np.isnan(iou):
-            rows.append(Measurement.of(metric="IoU", unit="%", part=name, value=float(iou), **about))
-            rows.append(Measurement.of(metric="area", unit="predicted / true", part=name, value=float(area), **about))
-    return rows
+def run_report(experiment: Spcl) -> dict[str, Any]:
+    """The page of results and pictures."""
+    config, results = experiment.config, experiment.results()
+    classes = ", ".join(experiment.network.parts.names)
+    path = write_report(
+        experiment.workdir,
+        title=f"SPCL {config.model.encoder}: {config.source_data.dataset} to {config.data.dataset}",
+        subtitle=f"The class of every pixel ({classes.replace('_', ' ')}), learnt from labelled source images and "
+        "adapted to unlabelled target images.",
+        results=results,
+        tables=tables(results),
+        pictures=pictures.pictures(experiment),
+        stage_titles=STAGE_TITLES,
+    )
+    return {"path": str(path.relative_to(experiment.workdir))}
 
 
 def run_export(experiment: Spcl) -> dict[str, Any]:
@@ -202,18 +171,19 @@ def describe(experiment: Spcl) -> None:
     print(parameter_overview.get_parameter_overview(params, include_stats=False))
     print(f"classes: {', '.join(network.parts.names)}")
     print(f"target images: {experiment.num_images}")
-    for name in ("source", "adapt", "self_train"):
+    for name in TRAINED:
         if name in experiment.config.stages:
             stage = experiment.config[name]
             print(f"{name}: {stage.steps} steps of {stage.batch_size}")
 
 
-TRAINED = ("source", "adapt", "self_train")
+STAGE_TITLES = {"source": "Source", "adapt": "Adaptation", "self_train": "Self-training"}
 SYSTEM = System(
     name="spcl",
     experiment=Spcl,
     check=settings.check,
     describe=describe,
+    tables=tables,
     stages=(
         Stage(name="source", run=run_source, trains=True, distributed=True, progress=("checkpoints/source",)),
         Stage(
@@ -224,7 +194,8 @@ SYSTEM = System(
             name="self_train", run=run_self_train, builds_on=("source", "adapt"), trains=True, distributed=True,
             progress=("checkpoints/self_train", "pseudo_labels_self_train.npz"),
         ),
-        Stage(name="measure", run=run_measure, builds_on=TRAINED, measures=True),
+        Stage(name="measure", run=measuring.run_measure, builds_on=TRAINED, measures=True),
+        Stage(name="report", run=run_report, builds_on=(*TRAINED, "measure")),
         Stage(name="export", run=run_export, builds_on=TRAINED, reads_data=False),
     ),
 )  # fmt: skip

@@ -53,3 +53,11 @@ def test_weights_are_one_on_the_average_over_pixels_and_zero_for_an_absent_class
     assert weights[1] == 0
     assert (weights * pixels).sum() / 1000 == pytest.approx(1)
     assert weights[2] / weights[0] == pytest.approx(3)
+
+
+def test_labels_as_distributions_that_count_by_their_weights_are_weighted_labels(drawn):
+    logits, labels = drawn
+    weights = np.array([0.5, 1.0, 3.0, 0.0], np.float32)
+    known = np.asarray(jax.nn.one_hot(labels, K)) * weights
+    expected = losses.cross_entropy(logits, labels, weights)
+    assert float(losses.soft_cross_entropy(logits, known)) == pytest.approx(float(expected), rel=1e-5)
