@@ -1,8 +1,8 @@
 """Tables of several runs: means and sample deviations over their seeds.
 
-  python -m scemae_jax.compare --runs=spcl=runs/spcl0,runs/spcl1,runs/spcl2 --runs=oracle=runs/oracle0,runs/oracle1
+  python -m scemae_jax.compare --run=spcl=runs/spcl0,runs/spcl1,runs/spcl2 --run=oracle=runs/oracle0,runs/oracle1
 
-Each --runs names workdirs that differ in the seed alone. The tables are those of their system, in Markdown, with a row
+Each --run names workdirs that differ in the seed alone. The tables are those of their system, in Markdown, with a row
 for each name and method; "seeds" says how many a row has. Exit status: 0 done, 1 error.
 """
 
@@ -25,7 +25,7 @@ from scemae_jax.experiment import read_results
 from scemae_jax.report.table import Table, markdown
 from scemae_jax.systems import system_of
 
-RUNS = flags.DEFINE_multi_string("runs", None, "NAME=WORKDIR,WORKDIR,... ; once for each name.")
+RUN = flags.DEFINE_multi_string("run", None, "NAME=WORKDIR,WORKDIR,... ; once for each name.")
 
 
 def parse(given: Sequence[str]) -> dict[str, list[Path]]:
@@ -39,9 +39,9 @@ def parse(given: Sequence[str]) -> dict[str, list[Path]]:
         name, _, folders = text.partition("=")
         workdirs = [Path(folder) for folder in folders.split(",") if folder]
         if not name or not workdirs:
-            raise ValueError(f"--runs={text}: write NAME=WORKDIR,WORKDIR,...")
+            raise ValueError(f"--run={text}: write NAME=WORKDIR,WORKDIR,...")
         if name in runs:
-            raise ValueError(f"--runs names {name!r} twice: write all of its workdirs behind one")
+            raise ValueError(f"--run names {name!r} twice: write all of its workdirs behind one")
         runs[name] = workdirs
     return runs
 
@@ -102,7 +102,7 @@ def as_markdown(tables: Sequence[Table]) -> str:
 
 def main() -> None:
     with exit_status():
-        print(as_markdown(compared(parse(RUNS.value or ()))))
+        print(as_markdown(compared(parse(RUN.value or ()))))
 
 
 if __name__ == "__main__":

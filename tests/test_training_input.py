@@ -138,7 +138,7 @@ def test_a_source_and_a_target(data_dir, tmp_path):
     [
         (
             {"dataset": "mafl", "more_roots": (("b", 1.0),)},
-            "adds to landmark_folder, and config.data.dataset is 'mafl'",
+            "adds to landmark_folder or mask_folder, and config.data.dataset is 'mafl'",
         ),
         ({"more_roots": ("b", 1.0)}, r"holds 'b': write \(\('FOLDER', weight\), \.\.\.\)"),
         ({"more_roots": (("b", "often"),)}, r"holds \('b', 'often'\): write"),
