@@ -437,6 +437,7 @@ def test_matching_says_of_each_form_how_many_queries_were_clamped(small_config, 
     assert (all_landmarks["value"], all_landmarks["n"]) == (pytest.approx(70 / 96 * (16 + 16 + 15) / 136), 136)
 
 
+@pytest.mark.slow
 def test_few_annotations_and_landmark_features_are_measured_where_that_is_asked_for(
     run, finished, small_config, tmp_path, capsys
 ):
