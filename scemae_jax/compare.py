@@ -106,4 +106,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    start(main, "runs")
+    start(main, "run")

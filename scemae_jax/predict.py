@@ -69,12 +69,14 @@ class Outputs(NamedTuple):
         """The list of files that could not be used."""
         return self.parts.with_name(f"{self.parts.name}.skipped.csv")
 
-    def check(self, inputs: Sequence[str], names: Iterable[str], *, overwrite: bool) -> None:
-        """Raises ValueError where a file is there already, or would become an input of the next call."""
+    def check(self, inputs: Sequence[str], images: Mapping[str, Path], *, overwrite: bool) -> None:
+        """Raises ValueError where a file is there already, or is an input, or would become one of the next call."""
         for folder, text in itertools.product(filter(None, self), inputs):
             if folder.resolve().is_relative_to(Path(text).expanduser().resolve()):
                 raise ValueError(f"{folder} is inside {text}, and masks would become images: choose a folder outside")
-        files = [path for name in names for path in (self.mask_of(name), self.overlay_of(name)) if path]
+        files = [path for name in images for path in (self.mask_of(name), self.overlay_of(name)) if path]
+        if lost := {path.resolve() for path in files} & set(images.values()):
+            raise ValueError(f"{min(lost)} is an image to be read, and would be replaced: name another folder")
         there = [path for path in files if path.exists()]
         if there and not overwrite:
             raise ValueError(f"{there[0]} exists, {len(there)} such files in all: name another folder, or --overwrite")
@@ -211,7 +213,8 @@ def define_flags() -> None:
 
 def main(inputs: list[str]) -> None:
     given = flags.FLAGS
-    outputs = Outputs(Path(given.parts).expanduser(), Path(given.overlay).expanduser() if given.overlay else None)
+    overlay = Path(given.overlay).expanduser().resolve() if given.overlay else None
+    outputs = Outputs(Path(given.parts).expanduser().resolve(), overlay)
     began = time.monotonic()
     with exit_status():
         print("the whole of each image is taken as the face: cut faces out first")

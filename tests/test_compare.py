@@ -1,6 +1,8 @@
 """Tables of several runs, against means and deviations by hand."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -57,3 +59,10 @@ def test_runs_that_are_not_one_row_are_refused(tmp_path):
 def test_a_mistake_of_the_flag_is_named(given, message):
     with pytest.raises(ValueError, match=message):
         compare.parse(given)
+
+
+def test_the_program_prints_the_tables(tmp_path):
+    workdir = write_run(tmp_path / "run", 0, {"source": 40.0})
+    command = [sys.executable, "-m", "scemae_jax.compare", f"--run=mine={workdir}"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "| mine, source | 1 | 40.0 |" in ended.stdout

@@ -112,6 +112,12 @@ def test_masks_do_not_become_images(faces, model):
         predict(model, [str(faces)], Outputs(faces / "masks", None), overwrite=True)
 
 
+def test_inputs_are_never_replaced(faces, model):
+    image = str(faces / "anna.png")
+    with pytest.raises(ValueError, match=r"anna\.png is an image to be read, and would be replaced"):
+        predict(model, [image], Outputs(faces, None), overwrite=True)
+
+
 def test_two_files_of_one_name_are_refused(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

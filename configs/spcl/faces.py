@@ -4,7 +4,7 @@
 
 FOLDER holds unlabelled faces. `faces.py:METHOD` takes another method: source, self_training, no_prototypes, spcl_paper;
 or oracle, for which FOLDER has images/ and masks/, true masks of the images, which are learnt from in the target's
-place. docs/parsing.md has the commands of all rows.
+place. docs/parsing.md has the commands of all rows, and how to measure on real faces' masks.
 """
 
 import ml_collections
@@ -18,6 +18,7 @@ def get_config(method: str = "spcl") -> ml_collections.ConfigDict:
     config.data.train_splits = ("train", "validation")
     config.data.unlabelled_splits = ("train", "validation", "unlabeled", "unlabeled_validation")
     config.init = "xs8_ytf68"
+    config.measure.sets = ("drawn=source:test",)
     config.model.encoder = "XS/8"
     config.model.decoder_width, config.model.decoder_depth, config.model.decoder_heads = 64, 2, 2
     config.model.projection = 96

@@ -28,10 +28,10 @@ Nobody has run this file on those datasets yet, and its network is another: a Vi
 pretrained weights (`--config.init`, `--config.model.encoder=B/16`; docs/guide.md, "Imported weights"): a random encoder
 learns little from so few images. Figures here are of masks of 512x1024, the published ones of 1024x2048.
 
-Hours: an estimate, from the operations that XLA counts and not from a run. A window of 512x512 costs 0.2 teraflop with
-S/16 and 0.65 with B/16, forward and back. `adapt` sees 16 a step, and 8 by the teacher. On a GPU that sustains 60
-teraflop/s both stages take half an hour with S/16 (107 petaflop), and under two hours with B/16 (350). Preparing GTA5
-decodes 25,000 images of two megapixels: about an hour on two cores, less on more.
+Hours for street scenes, an estimate from the operations that XLA counts and not from a run: a window of 512x512 costs
+0.2 teraflop with S/16 and 0.65 with B/16, forward and back. `adapt` sees 16 a step, and 8 by the teacher. On a GPU that
+sustains 60 teraflop/s both stages take half an hour with S/16 (107 petaflop), and under two hours with B/16 (350).
+Preparing GTA5 decodes 25,000 images of two megapixels: about an hour on two cores, less on more.
 """
 
 import ml_collections
@@ -60,6 +60,8 @@ def get_config(asked: str = "") -> ml_collections.ConfigDict:
         stage = config[name]
         stage.batch_size, stage.steps = 8, steps
         stage.learning_rate = 5e-4
-        stage.augment.crop_scale = (0.2, 0.5)  # of a window in the image: 1.6 to 1 times its size
+        stage.augment.crop_scale = (0.2, 0.5)  # 1.6 to 1 times a window of street scenes
     choose_method(config, methods[0])
+    if config.adapt.labels == "masks":
+        config.data.dataset = "mask_folder"
     return config

@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from scemae_jax.config import Config
 from scemae_jax.data import sources
 from scemae_jax.data.datasets.landmark_folder import LandmarkFolder, folder_config
 from scemae_jax.data.datasets.mask_folder import MaskFolder, mask_folder_config
-from scemae_jax.data.masks import layout_of
+from scemae_jax.data.masks import has_masks
 from scemae_jax.evaluation import segmentation
 from scemae_jax.faces import part_polygons
 from scemae_jax.faces.frame import Frame, WholeImage
 from scemae_jax.faces.parts import IGNORED, PartScheme
-from scemae_jax.systems.spcl.networks import chunk_size, data_size
+from scemae_jax.systems.spcl.networks import Spcl, chunk_size, data_size
+from scemae_jax.systems.spcl.settings import SOURCE, described
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,34 +148,43 @@ def _of_polygons(grouping: Grouping) -> Int[np.ndarray, "256"]:
     return table
 
 
-def open_set(description: str, config: Config) -> TestSet:
-    """Reads "NAME=FOLDER", "NAME=FOLDER:SPLIT" or "NAME=FOLDER:SPLIT:GROUPING+GROUPING".
+def open_set(description: str, experiment: Spcl) -> TestSet:
+    """The set that an entry of `config.measure.sets` describes.
 
-    FOLDER has masks (`data.masks.LAYOUTS`), or a `landmarks.csv` with 68 landmarks, whose polygons then are the truth.
-    An empty SPLIT is all of them.
+    Its folder has masks (`data.masks.LAYOUTS`), or a `landmarks.csv` with 68 landmarks, whose polygons then are the
+    truth.
 
     Raises:
       ValueError: the description has another form, or the folder cannot be used.
     """
-    name, separator, rest = description.partition("=")
-    folder, _, rest = rest.partition(":")
-    split, _, asked = rest.partition(":")
-    if not separator or not folder:
-        raise ValueError(f"config.measure.sets has {description!r}: write NAME=FOLDER:SPLIT:GROUPING")
-    root = Path(folder).expanduser()
-    polygons = not (root / layout_of(root).masks).is_dir()
+    name, folder, split, asked = described(description)
+    config, root = experiment.config, Path(folder).expanduser()
+    polygons = folder != SOURCE and not has_masks(root)
     data_dir = config.data.data_dir or None
-    if polygons:
+    if polygons and set(asked) - {"landmarks"}:
+        raise ValueError(
+            f"config.measure.sets has {description!r}: {folder} has no masks, and the polygons of its landmarks have "
+            "only the classes of the grouping landmarks"
+        )
+    if folder == SOURCE:
+        builder = experiment.source_dataset
+    elif polygons:
         builder = LandmarkFolder(config=folder_config(folder), data_dir=data_dir)
     else:
         builder = MaskFolder(config=mask_folder_config(folder, config.classes, data_size(config)), data_dir=data_dir)
-    sources.prepare(builder, "")
+    if folder != SOURCE:
+        sources.prepare(builder, "")
     splits = [split] if split else list(builder.info.splits)
+    if split and split not in builder.info.splits:
+        raise ValueError(
+            f"config.measure.sets has {description!r}: there is no split {split!r}, choose from "
+            f"{', '.join(builder.info.splits)}"
+        )
     if not polygons:
         faces = sources.read_faces(builder, splits, fields=("parts",))
         assert faces.parts is not None
         return TestSet(
-            name=name, images=faces.images, masks=faces.parts, asked=tuple((asked or "all").split("+")),
+            name=name, images=faces.images, masks=faces.parts, asked=asked or ("all",),
             classes=tuple((builder.info.metadata or {})["parts"]),
         )  # fmt: skip
     faces = sources.read_faces(builder, splits).annotated()
@@ -184,5 +193,5 @@ def open_set(description: str, config: Config) -> TestSet:
     size = (faces.images.shape[1], faces.images.shape[2])
     masks = np.stack([part_polygons.part_mask(points, size) for points in faces.landmarks])
     return TestSet(
-        name=name, images=faces.images, masks=masks, asked=tuple((asked or "landmarks").split("+")), polygons=True
+        name=name, images=faces.images, masks=masks, asked=asked or ("landmarks",), polygons=True
     )  # fmt: skip

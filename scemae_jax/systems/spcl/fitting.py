@@ -73,6 +73,8 @@ def fit_parser(
     squares, labels = _squares(images, model), _square_masks(masks, placed)
     weights = losses.class_weights_of(losses.pixels_of(labels, parts.names), parts.names)
     labelled = {"image": squares, "parts": labels}
+    if target is not None and not len(target):
+        raise ValueError("target has no images: give some, or leave it out")
     unlabelled = None if target is None else {"image": _squares(target, model)}
 
     inputs = {"source": _batches(labelled, config.source.batch_size, seed)}
@@ -96,7 +98,7 @@ def fit_parser(
 
 def _check(images: Any, masks: Any, parts: PartScheme) -> None:
     """Raises ValueError where they do not fit each other."""
-    there, names = np.shape(masks), parts.names
+    masks, there, names = np.asarray(masks), np.shape(masks), parts.names
     if there != np.shape(images)[:3]:
         raise ValueError(
             f"masks have the shape {there}, and images {np.shape(images)}: give a mask [height, width] for each image, "

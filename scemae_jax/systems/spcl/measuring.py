@@ -99,7 +99,7 @@ def run_measure(experiment: Spcl) -> dict[str, Any]:
     rows: list[Measurement] = []
     found: list[Confusion] = []
     for description in config.measure.sets:
-        tested = evaluation_sets.open_set(description, config)
+        tested = evaluation_sets.open_set(description, experiment)
         of_set = list(_confusions(tested, network, finders, detect))
         for confusion in of_set:
             rows += confusion.measurements(without=tuple(config.measure.without), seed=config.seed)

@@ -214,11 +214,12 @@ class Spcl(Experiment):
     def final_model(self) -> Model:
         """The model of `config.init` with the parser of the last stage that has trained.
 
-        Without one, the model has nothing else, and its encoder is the parser's.
+        Without one, or if it takes images of other sizes, the model has nothing else, and its encoder is the parser's.
         """
         params = self.final_parser()
         parser = PartParser(parts=self.network.parts, width=self.network.width, params=params)
-        if self.config.init:
-            return dataclasses.replace(load(self.config.init), parser=parser)
+        init = load(self.config.init) if self.config.init else None
+        if init is not None and init.frame == self.network.backbone.frame:
+            return dataclasses.replace(init, parser=parser)
         architecture = Architecture(backbone=self.network.backbone)
         return Model(architecture=architecture, params={"encoder": params["encoder"]}, parser=parser)

@@ -21,7 +21,7 @@ from scemae_jax.ops import prototypes
 from scemae_jax.report import figures, parsing_figures
 from scemae_jax.report.html import Picture
 from scemae_jax.report.table import measured
-from scemae_jax.systems.spcl import adapt, evaluation_sets, measuring
+from scemae_jax.systems.spcl import adapt, evaluation_sets, measuring, settings
 from scemae_jax.systems.spcl.measuring import Confusion
 from scemae_jax.systems.spcl.networks import ParsingNetwork, Spcl, chunk_size
 from scemae_jax.systems.spcl.settings import TRAINED
@@ -127,10 +127,12 @@ def target_pictures(experiment: Spcl, parsers: Parsers) -> dict[str, Picture]:
 
 
 def _windows(experiment: Spcl, faces: Faces) -> tuple[UInt8[np.ndarray, "n s s 3"], UInt8[np.ndarray, "n s s"]]:
-    """What the networks see of faces, and the class of each pixel."""
+    """At most `OF_TSNE` windows of images, and the class of each pixel."""
     network = experiment.network
     assert faces.parts is not None
-    return network.windows(faces.images), network.windows(faces.parts[..., None])[..., 0]
+    windows, classes = network.windows(faces.images), network.windows(faces.parts[..., None])[..., 0]
+    every = -(-len(windows) // OF_TSNE)
+    return windows[::every], classes[::every]
 
 
 def _some_of_target(experiment: Spcl, count: int) -> UInt8[np.ndarray, "n s s 3"]:
@@ -138,7 +140,8 @@ def _some_of_target(experiment: Spcl, count: int) -> UInt8[np.ndarray, "n s s 3"
     records = experiment.unlabelled_images[0][0]
     chosen = np.random.default_rng(experiment.config.seed).permutation(len(records))[:count]
     images = np.stack([records[int(index)]["image"] for index in chosen])
-    return experiment.network.windows(images)[:count]
+    windows = experiment.network.windows(images)
+    return windows[np.random.default_rng(experiment.config.seed).permutation(len(windows))[:count]]
 
 
 def class_pictures(rows: pd.DataFrame) -> dict[str, Picture]:
@@ -236,8 +239,9 @@ def _labelled_target(
     experiment: Spcl, parsers: Parsers
 ) -> tuple[tuple[UInt8[np.ndarray, "n s s 3"], UInt8[np.ndarray, "n s s"]], str]:
     """Windows and their classes: true ones where a test set has masks, else found ones; and which it is, in words."""
-    for description in experiment.config.measure.sets:
-        tested = evaluation_sets.open_set(description, experiment.config)
+    real = [text for text in experiment.config.measure.sets if settings.described(text).folder != settings.SOURCE]
+    for description in real:
+        tested = evaluation_sets.open_set(description, experiment)
         if not tested.polygons:
             faces = Faces(images=tested.images, parts=tested.masks)
             order = np.random.default_rng(experiment.config.seed).permutation(len(faces))

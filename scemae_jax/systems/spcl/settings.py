@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import ml_collections
 
 from scemae_jax import config as shared
 from scemae_jax.config import Config
+from scemae_jax.data import sources
 from scemae_jax.models import vit
 
 METHODS = ("source", "self_training", "spcl", "no_prototypes", "spcl_paper", "oracle")
 
+SOURCE = "source"
+"""In the place of a folder of `config.measure.sets`: the labelled dataset of the source."""
+GROUPINGS = ("all", "merge", "landmarks", "fasseg")
+"""Names of classes that count together (`evaluation_sets.groupings`)."""
 TRAINED = ("source", "adapt", "self_train")
 """Stages that train, in their order."""
 WITH_MASKS = ("synthetic_faces", "mask_folder")
@@ -65,7 +71,9 @@ def default() -> Config:
     pseudo.most = 0.9  # a class's threshold is the median confidence of its pixels, or this if that is lower
 
     config.measure = measure = ml_collections.ConfigDict()
-    measure.sets = ()  # folders with masks: "NAME=FOLDER" or "NAME=FOLDER:SPLIT" or "NAME=FOLDER:SPLIT:GROUPING"
+    # Images with masks: "NAME=FOLDER" or "NAME=FOLDER:SPLIT" or "NAME=FOLDER:SPLIT:GROUPING+GROUPING"; FOLDER "source"
+    # is the source's own dataset
+    measure.sets = ()
     measure.without = ("glasses",)  # the mean is also given without these classes
 
     config.report = report = ml_collections.ConfigDict()
@@ -136,6 +144,7 @@ def check(config: Config) -> None:
         config,
         {
             "source_data.dataset": WITH_MASKS,
+            "data.dataset": (*sources.DATASETS, "mask_folder", "image_folder"),
             "adapt.labels": ("teacher", "offline", "masks"),
             "export.dtype": ("float32", "float16"),
         },
@@ -163,7 +172,40 @@ def check(config: Config) -> None:
             f"config.adapt.labels is 'masks', and config.data.dataset {config.data.dataset!r}, which has none: choose "
             "'mask_folder', with a folder of images/ and masks/ as config.data.root"
         )
+    for description in config.measure.sets:
+        folder = described(description).folder
+        if folder != SOURCE and not Path(folder).expanduser().is_dir():
+            raise ValueError(f"config.measure.sets has {description!r}: there is no folder {folder}")
     check_folders(config)
+
+
+class Described(NamedTuple):
+    """What an entry of `config.measure.sets` says."""
+
+    name: str
+    folder: str
+    """Or `SOURCE`."""
+    split: str
+    """Empty: all of them."""
+    groupings: tuple[str, ...]
+    """Empty: "all", or of a set with landmarks "landmarks"."""
+
+
+def described(description: str) -> Described:
+    """Reads "NAME=FOLDER", "NAME=FOLDER:SPLIT" or "NAME=FOLDER:SPLIT:GROUPING+GROUPING".
+
+    Raises:
+      ValueError: it has another form.
+    """
+    name, separator, rest = description.partition("=")
+    folder, _, rest = rest.partition(":")
+    split, _, asked = rest.partition(":")
+    if not separator or not name or not folder:
+        raise ValueError(f"config.measure.sets has {description!r}: write NAME=FOLDER:SPLIT:GROUPING")
+    groupings = tuple(asked.split("+")) if asked else ()
+    if unknown := [grouping for grouping in groupings if grouping not in GROUPINGS]:
+        raise ValueError(f"config.measure.sets: no grouping is called {unknown[0]!r}: choose {', '.join(GROUPINGS)}")
+    return Described(name, folder, split, groupings)
 
 
 def check_folders(config: Config) -> None:
@@ -179,11 +221,11 @@ def check_folders(config: Config) -> None:
         raise ValueError("config.source_data.root is empty: name the folder with images/ and masks/")
     if target.dataset == "image_folder" and not target.root:
         raise ValueError("config.data.root is empty: name the folder of the target's images")
-    if source.root and target.root:
-        first, second = (Path(root).expanduser().resolve() for root in (source.root, target.root))
-        if first.is_relative_to(second) or second.is_relative_to(first):
+    for root in (target.root, *(root for root, _ in target.more_roots)) if source.root else ():
+        first, second = (Path(folder).expanduser().resolve() for folder in (source.root, root))
+        if root and (first.is_relative_to(second) or second.is_relative_to(first)):
             raise ValueError(
-                f"config.source_data.root {source.root} and config.data.root {target.root} are one folder, or one is "
+                f"config.source_data.root {source.root} and the target's folder {root} are one folder, or one is "
                 "in the other, so that images of one could count as the other's: put them into two folders side by side"
             )
     size = tuple(config.scene_size)
@@ -194,8 +236,13 @@ def check_folders(config: Config) -> None:
             f"config.scene_size is {size}: choose (height, width), neither below config.model.window, which is "
             f"{config.model.window}"
         )
-    if (source.dataset, target.dataset) != ("mask_folder", "image_folder"):
+    if source.dataset != "mask_folder" or target.dataset not in ("image_folder", "mask_folder"):
         raise ValueError(
             f"config.scene_size is {size}, and the datasets are {source.dataset} and {target.dataset}, whose images "
             "are faces: choose mask_folder and image_folder, or leave scene_size empty"
+        )
+    if target.synthetic_share:
+        raise ValueError(
+            f"config.data.synthetic_share is {target.synthetic_share}, and config.scene_size {size}: drawn faces are "
+            "no scenes, so choose 0"
         )

@@ -146,6 +146,8 @@ def run_report(experiment: Spcl) -> dict[str, Any]:
 def run_export(experiment: Spcl) -> dict[str, Any]:
     """The model of `config.init` with the parser of the last stage, as a file; `Model.parse` for other runtimes."""
     config, results, stage = experiment.config, experiment.results(), experiment.final_stage()
+    if experiment.network.whole:
+        return {"skipped": "Model.parse looks at square faces, and this parser at scenes (config.scene_size)"}
     model = experiment.final_model()
     choices = config.adapt.to_dict()
     provenance = {

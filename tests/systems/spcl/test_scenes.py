@@ -56,8 +56,9 @@ def test_a_test_set_is_measured_to_its_borders_and_in_the_groups_of_classes_csv(
     root = scenes.own(tmp_path / "mine")
     config = small("", root, tmp_path / "target", tmp_path)
     scenes.save(tmp_path / "target" / "a.jpg", scenes.noise(9))
-    network = SYSTEM.open(config, tmp_path / "run").network
-    tested = evaluation_sets.open_set(f"mine={root}::all+merge", config)
+    opened = SYSTEM.open(config, tmp_path / "run")
+    network = opened.network
+    tested = evaluation_sets.open_set(f"mine={root}::all+merge", opened)
     sea = np.zeros(3, np.float32)
     sea[2] = 1
     counts = tested.confusions(
@@ -77,7 +78,7 @@ def test_a_test_set_of_other_classes_is_refused(tmp_path):
     (other / "classes.csv").write_text("value,name\n1,pond\n0,field\n2,sea\n")
     scenes.save(tmp_path / "target" / "a.jpg", scenes.noise(9))
     config = small("", source, tmp_path / "target", tmp_path)
-    tested = evaluation_sets.open_set(f"other={other}", config)
+    tested = evaluation_sets.open_set(f"other={other}", SYSTEM.open(config, tmp_path / "run"))
     network = SYSTEM.open(config, tmp_path / "run").network
     with pytest.raises(ValueError, match="other has the classes pond, field, sea, and the parser field, pond, sea"):
         tested.confusions(lambda images: images, network.frame, network.parts)
