@@ -77,7 +77,7 @@ def _of_one_name(name: str, workdirs: Sequence[Path]) -> Iterator[Table]:
             raise FileNotFoundError(f"{workdir} has no config.json or no results.json: name the workdir of a run")
         fields = json.loads(path.read_text())
         first = first or fields
-        if lines := configuration.differences(first | {"seed": 0}, fields | {"seed": 0}):
+        if lines := configuration.differences(first | {"seed": 0}, fields | {"seed": 0}).values():
             raise ValueError(
                 f"{workdirs[0]} and {workdir} differ in more than the seed, so they are not one row:\n  "
                 + "\n  ".join(lines)

@@ -262,14 +262,14 @@ ADDED = {
 """Fields that runs of earlier versions lack, with the values that those runs had in effect."""
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """One line for each field in which two plain configs differ, without the `RUNTIME_FIELDS`."""
+def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
+    """A line for each field in which two plain configs differ, without the `RUNTIME_FIELDS`."""
     there, here = ADDED | dict(leaves(old)), ADDED | dict(leaves(new))
-    return [
-        f"config.{path}: {there.get(path)!r} there, {here.get(path)!r} now"
+    return {
+        path: f"config.{path}: {there.get(path)!r} there, {here.get(path)!r} now"
         for path in sorted(there.keys() | here.keys())
         if not is_runtime_field(path) and there.get(path) != here.get(path)
-    ]
+    }
 
 
 def num_steps(stage: Config, num_examples: int) -> int:

@@ -44,6 +44,8 @@ class Stage:
     """All processes take part. Otherwise the first works alone."""
     measures: bool = False
     """Reads annotations; runs again when the data have changed."""
+    settings_may_change: bool = False
+    """A workdir may go on with other settings of this stage, which then runs again. No other stage may read them."""
     reads_data: bool = True
     progress: tuple[str, ...] = ()
     """What an unfinished run leaves to go on from: patterns below the workdir, of files or numbered folders."""
@@ -314,6 +316,8 @@ def outdated(stages: Sequence[Stage], finished: Collection[str], asked: Sequence
 def claim_workdir(experiment: Experiment) -> None:
     """Writes config.json, or checks that the existing one is of the same experiment.
 
+    Results of stages whose settings may change, and have changed, are forgotten.
+
     Raises:
       ValueError: it is of another experiment; the message lists the differences.
     """
@@ -330,14 +334,29 @@ def claim_workdir(experiment: Experiment) -> None:
     path, fields = experiment.workdir / "config.json", configuration.plain(experiment.config)
     if path.exists() and has_begun(experiment):
         lines = configuration.differences(json.loads(path.read_text()), fields)
-        if lines:
+        free = {stage.name for stage in experiment.system.stages if stage.settings_may_change}
+        changed = {field.partition(".")[0] for field in lines}
+        if changed - free:
+            there = [line for field, line in lines.items() if field.partition(".")[0] not in free]
             raise ValueError(
-                f"{experiment.workdir} holds a run of another config:\n  " + "\n  ".join(lines) + "\n"
+                f"{experiment.workdir} holds a run of another config:\n  " + "\n  ".join(there) + "\n"
                 "Choose another --workdir, or the config of that run. To go on from its network with other settings: "
-                f"another --workdir, --config.init={experiment.workdir}/export/scemae.msgpack, and config.stages "
-                "without those that are not to be done again."
+                f"another --workdir, --config.init=MODEL with the model in {experiment.workdir}/export, and "
+                "config.stages without those that are not to be done again."
             )
+        forget_results(experiment, changed)
     write_json(path, fields)
+
+
+def forget_results(experiment: Experiment, changed: Collection[str]) -> None:
+    """Of the stages whose settings have changed, and of those that build on them."""
+    results, gone = experiment.results(), set(changed)
+    for stage in experiment.system.stages:
+        if stage.name in gone or gone & set(stage.builds_on):
+            gone.add(stage.name)
+            if results.pop(stage.name, None) is not None:
+                forget_progress(experiment, stage)
+                write_json(experiment.workdir / "results.json", results)
 
 
 def check_init(experiment: Experiment, results: dict[str, Any]) -> None:

@@ -190,15 +190,14 @@ def test_differences():
     old = configuration.plain(settings.default())
     new = changed(stages=("match",), refine__temperature=0.2, pretrain__augment__crop_scale=(0.5, 0.9))
     lines = configuration.differences(old, configuration.plain(new))
-    assert lines == [
-        "config.pretrain.augment.crop_scale: [0.3, 0.9] there, [0.5, 0.9] now",
-        "config.refine.temperature: 0.1 there, 0.2 now",
-    ]
-    assert configuration.differences(old, configuration.plain(settings.default())) == []
+    assert lines == {
+        "pretrain.augment.crop_scale": "config.pretrain.augment.crop_scale: [0.3, 0.9] there, [0.5, 0.9] now",
+        "refine.temperature": "config.refine.temperature: 0.1 there, 0.2 now",
+    }
+    assert configuration.differences(old, configuration.plain(settings.default())) == {}
     del old["refine"]["temperature"]
-    assert "config.refine.temperature: None there, 0.1 now" in configuration.differences(
-        old, configuration.plain(settings.default())
-    )
+    lines = configuration.differences(old, configuration.plain(settings.default()))
+    assert lines["refine.temperature"] == "config.refine.temperature: None there, 0.1 now"
 
 
 def test_steps():

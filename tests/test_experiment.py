@@ -71,7 +71,7 @@ def fit(experiment):
 def measure(experiment):
     params, state = experiment.trained("fit"), experiment.trained("fit", "state")
     found = {"slope": float(params["slope"][0]), "level": float(params["level"][0])}
-    found |= {name: float(value) for name, value in state.items()}
+    found |= {name: float(value) for name, value in state.items()} | {"asked": experiment.config.measure.asked}
     return {"measurements": [Measurement(metric=name, value=value) for name, value in found.items()]}
 
 
@@ -80,6 +80,7 @@ def get_config():
     config.data.variant = "tiny"
     config.fit = shared.training(batch_size=8, learning_rate=0.1, betas=(0.9, 0.95), warmup=0.0)
     config.fit.steps = 200
+    config.measure = {"asked": 1}
     return config
 
 
@@ -87,7 +88,7 @@ SYSTEM = System(
     name="toy", experiment=Experiment, check=shared.check, describe=lambda experiment: print("a line through points"),
     stages=(
         Stage(name="fit", run=fit, trains=True, distributed=True, progress=("checkpoints/fit",)),
-        Stage(name="measure", run=measure, builds_on=("fit",)),
+        Stage(name="measure", run=measure, builds_on=("fit",), settings_may_change=True),
     ),
 )
 """
@@ -136,6 +137,14 @@ def test_a_system_of_two_stages_two_inputs_and_a_state_is_one_file(toy, tmp_path
     cut = read_results(tmp_path / "cut")
     assert cut["measurements"] == whole["measurements"]
     assert np.isfinite(cut["fit"]["loss"])
+
+    # Other settings of a stage that only measures: it runs again, and nothing is trained.
+    status, said = toy("cut", measure={"asked": 2})
+    assert status == 0, said
+    assert "fit: finished before" in said
+    again = read_results(tmp_path / "cut")
+    assert [row["value"] for row in again["measurements"] if row["metric"] == "asked"] == [2]
+    assert len(again["measurements"]) == len(whole["measurements"])
 
     # What an earlier version left is refused in a line, which says how to go on.
     path = tmp_path / "cut" / "results.json"

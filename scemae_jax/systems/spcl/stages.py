@@ -197,8 +197,8 @@ SYSTEM = System(
             name="self_train", run=run_self_train, builds_on=("source", "adapt"), trains=True, distributed=True,
             progress=("checkpoints/self_train", "pseudo_labels_self_train.npz"),
         ),
-        Stage(name="measure", run=measuring.run_measure, builds_on=TRAINED, measures=True),
-        Stage(name="report", run=run_report, builds_on=(*TRAINED, "measure")),
+        Stage(name="measure", run=measuring.run_measure, builds_on=TRAINED, measures=True, settings_may_change=True),
+        Stage(name="report", run=run_report, builds_on=(*TRAINED, "measure"), settings_may_change=True),
         Stage(name="export", run=run_export, builds_on=TRAINED, reads_data=False),
     ),
 )  # fmt: skip

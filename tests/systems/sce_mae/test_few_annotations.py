@@ -164,6 +164,7 @@ def test_a_weight_of_features_that_are_not_read_is_refused(brightness_model):
         )
 
 
+@pytest.mark.slow
 def test_heads_see_features_of_unit_length(tmp_path):
     """A kind of features that is a hundred times longer gets the same head and the same error."""
     config = settings(counts=(4,), seeds=1, heads=("plain", "linear"))
@@ -268,6 +269,7 @@ def test_mirrored_views_learn_mirrored_landmarks(tmp_path):
     assert errors[True] < 0.6 * errors[False]
 
 
+@pytest.mark.slow
 def test_the_network_from_scratch_has_as_many_views_as_it_asks_for(tmp_path, monkeypatch):
     """And as many mirrored ones behind them; landmarks go with them."""
     seen = {}
