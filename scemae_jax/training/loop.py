@@ -103,6 +103,11 @@ class Task:
         return sum(source.batch_size for source in self.inputs.values())
 
 
+def pace(settings: Any) -> dict[str, Any]:
+    """Fields of a `Task` that every training stage's settings (`config.training`) have under the same names."""
+    return {name: settings[name] for name in ("log_every", "checkpoint_every", "accumulate", "steps_per_dispatch")}
+
+
 class _Program(NamedTuple):
     """What a step is traced from, apart from shapes: two tasks that share all of it share a compiled step."""
 

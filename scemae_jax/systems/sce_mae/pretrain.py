@@ -66,10 +66,7 @@ def task(
         optimizer=optimizer.adamw(settings, steps),
         schedule=optimizer.learning_rate(settings, steps),
         steps=steps,
-        log_every=settings.log_every,
-        checkpoint_every=settings.checkpoint_every,
         seed=config.seed,
-        accumulate=settings.accumulate,
-        steps_per_dispatch=settings.steps_per_dispatch,
+        **loop.pace(settings),
         **averaged,
     )

@@ -192,9 +192,6 @@ def task(
         optimizer=parser_optimizer(settings, steps),
         schedule=optimizer.learning_rate(settings, steps),
         steps=steps,
-        log_every=settings.log_every,
-        checkpoint_every=settings.checkpoint_every,
         seed=config.seed + 1,
-        accumulate=settings.accumulate,
-        steps_per_dispatch=settings.steps_per_dispatch,
+        **loop.pace(settings),
     )
