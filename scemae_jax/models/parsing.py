@@ -125,8 +125,8 @@ class ParsingNetwork:
         """Probabilities in the frame's squares, of images in [0, 1], from two views.
 
         One is the centre window. The other is all of the square, made as small as a window; outside the centre it
-        decides alone, within it the mean of the two does. Crops of both scales are trained on. Windows at full size that
-        cover the square would take twice as many passes.
+        decides alone, within it the mean of the two does. Crops of both scales are trained on. Windows at full size
+        that cover the square would take twice as many passes.
         """
         frame, offset = self.backbone.frame, self.backbone.frame.offset
         count = images.shape[0]  # a number without a value where StableHLO is exported
